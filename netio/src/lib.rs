@@ -31,7 +31,7 @@ mod waker;
 pub use aligned::{ALIGNMENT, AlignedBuf};
 pub use backoff::Backoff;
 pub use counters::Counters;
-pub use frame::{FRAME_PREFIX, FrameError, FrameReader, encode_frame};
+pub use frame::{FRAME_PREFIX, FrameError, FrameReader, assert_chunking_is_invisible, encode_frame};
 pub use pool::RecvBuf;
 pub use probe::Features;
 pub use reactor::{CloseReason, ConnId, Event, FileId, Reactor, ReactorConfig, WriteRefused};
