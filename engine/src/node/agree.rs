@@ -1,0 +1,443 @@
+//! Agreement: peers' frames into the replicas, the replicas' outputs into the journal and out.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use dag::{
+    Block, LaneId, ReplicaId, TableId, View, VoteBundle,
+    table_block::{BlockBuilder, BlockHeader},
+    vote::MAX_VOTES,
+};
+use pbft::{Message, Output, Record, Verdict};
+use shard_core::Known;
+
+use crate::metrics::Stage;
+
+use super::{
+    AGREEMENT, Core, Effect, Held, Subject,
+    frame::{Frame, MAX_FRAME},
+    meters::Count,
+    state_sync::StatePart,
+    table::{BLOCK_LIMITS, MAX_UNEXECUTED, Validation},
+};
+
+/// Receipts that a block applies at most; a single delivery may have more.
+const MAX_RECEIPTS: usize = 6_000;
+/// A record, a block with its surroundings, that must fit the journal before the next output is taken.
+const JOURNAL_ROOM: usize = 512 * 1024;
+/// A proposal whose time is so far ahead of this node's clock is refused, µs.
+const MAX_AHEAD: u64 = 10_000_000;
+/// Most proposals of one table that are judged at once; the agreement window is smaller.
+const MAX_VALIDATIONS: usize = 64;
+/// Bytes of blocks in one answer to a peer that catches up.
+const MAX_SERVED: usize = MAX_FRAME / 2;
+
+impl Core {
+    /// A peer's lane can be spoken to (again).
+    pub fn on_peer_up(&mut self, peer: ReplicaId, lane: LaneId, now: u64) {
+        self.connected[usize::from(peer)] = true;
+        for table in self.tables.iter_mut().filter(|table| table.lane == lane) {
+            table.replica.on_connected(peer, now);
+            if table.replica.primary() == peer {
+                table.mempool.forward_again();
+            }
+        }
+    }
+
+    /// A peer's lane can't be spoken to.
+    pub fn on_peer_down(&mut self, peer: ReplicaId) {
+        self.connected[usize::from(peer)] = false;
+    }
+
+    /// A frame of a validator, from the channel of a lane of this core.
+    pub fn on_peer_frame(&mut self, from: ReplicaId, lane: LaneId, frame: Frame, now: u64) {
+        match frame {
+            Frame::Hello { .. } => self.meters.count(Count::FramesOutOfPlace, 1),
+            Frame::Transactions(records) => self.on_forwarded(from, records, now),
+            Frame::Agreement(table, message) => {
+                let Some(slot) = self.slot_on_lane(table, lane) else { return };
+                if let Message::Proposal { block, .. } = &message {
+                    let marks = self.tables[slot].marks.at(block.height());
+                    marks.proposed = now;
+                    marks.transactions = block.len() as u64;
+                }
+                self.tables[slot].replica.on_message(from, message, now);
+            }
+            Frame::Votes(bundle) => self.on_votes(from, lane, bundle),
+            Frame::WantState { table, above, offset } => {
+                if let Some(slot) = self.slot_on_lane(table, lane) {
+                    self.on_want_state(slot, from, above, offset);
+                }
+            }
+            Frame::State { table, height, offset, total, bytes } => {
+                if let Some(slot) = self.slot_on_lane(table, lane) {
+                    self.on_state_part(slot, from, &StatePart { height, offset, total, bytes: &bytes }, now);
+                }
+            }
+            Frame::NoState(table) => {
+                if let Some(slot) = self.slot_on_lane(table, lane) {
+                    self.on_no_state(slot, from);
+                }
+            }
+        }
+    }
+
+    /// The place of a table that a frame of a lane may speak of; others are counted and dropped.
+    fn slot_on_lane(&mut self, table: TableId, lane: LaneId) -> Option<usize> {
+        let slot = self.slots.get(usize::from(table)).copied().flatten();
+        let slot = slot.filter(|&slot| self.tables[slot].lane == lane);
+        if slot.is_none() {
+            self.meters.count(Count::FramesOutOfPlace, 1);
+        }
+        slot
+    }
+
+    fn on_votes(&mut self, from: ReplicaId, lane: LaneId, bundle: VoteBundle) {
+        let header = bundle.header();
+        let (chain, epoch) = (self.shard.chain(), self.shard.epoch());
+        if (header.replica, header.lane, header.chain, header.epoch) != (from, lane, chain, epoch) {
+            self.meters.count(Count::FramesOutOfPlace, 1);
+            return;
+        }
+        let key = *self.shard.committee.key(from).expect("a peer is of the committee");
+        let (digest, signature) = (bundle.digest(), *bundle.signature());
+        let bundle = Rc::new(bundle);
+        self.verifier.push_urgent(&key, digest, &signature, Subject::Bundle { from, bundle });
+    }
+
+    /// The signature of a bundle is judged.
+    pub(super) fn on_bundle_verdict(
+        &mut self,
+        from: ReplicaId,
+        bundle: &Rc<VoteBundle>,
+        valid: bool,
+        now: u64,
+    ) {
+        if !valid {
+            // The channel proves that this peer sent it: a faulty validator.
+            self.meters.count(Count::VotesForged, 1);
+            eprintln!("validator {from} sent votes with a bad signature");
+            return;
+        }
+        self.count_votes(bundle, now);
+    }
+
+    fn count_votes(&mut self, bundle: &Rc<VoteBundle>, now: u64) {
+        for (index, vote) in bundle.votes().iter().enumerate() {
+            let Some(slot) = self.slot_on_lane(vote.table, bundle.header().lane) else { continue };
+            self.tables[slot].replica.on_vote(bundle, index, now);
+        }
+    }
+
+    /// Judges a proposal: references and signatures.
+    fn validate(&mut self, slot: usize, view: View, block: Block, now: u64, wall: u64) {
+        let number = self.next_proposal;
+        self.next_proposal += 1;
+        let table = &mut self.tables[slot];
+        if table.validations.len() == MAX_VALIDATIONS {
+            // Left over from views that are past.
+            table.validations.remove(0);
+        }
+        let mut validation = Validation {
+            number,
+            view,
+            height: block.height(),
+            digest: block.hash(),
+            unverified: 0,
+            invalid: block.header().time > wall + MAX_AHEAD,
+            inbox_known: false,
+            block,
+        };
+        let epoch = self.shard.epoch();
+        for index in 0..validation.block.len() {
+            let (id, transaction) = (validation.block.id(index), validation.block.transaction(index));
+            let signed_in = transaction.epoch();
+            if transaction.chain() != self.shard.chain()
+                || !(epoch.saturating_sub(1)..=epoch).contains(&signed_in)
+            {
+                validation.invalid = true;
+                break;
+            }
+            if !table.mempool.is_verified(&id, transaction.signature()) {
+                let subject = Subject::Proposed { slot, proposal: number };
+                self.verifier.push(transaction.sender().as_bytes(), id, transaction.signature(), subject);
+                validation.unverified += 1;
+            }
+        }
+        table.validations.push(validation);
+        self.judge(slot, now);
+    }
+
+    /// A signature of a proposal is judged.
+    pub(super) fn on_proposed_verdict(&mut self, slot: usize, proposal: u64, valid: bool, now: u64) {
+        let validations = &mut self.tables[slot].validations;
+        // It may be gone: its view is past.
+        let Some(validation) = validations.iter_mut().find(|v| v.number == proposal) else { return };
+        validation.unverified -= 1;
+        validation.invalid |= !valid;
+        if validation.unverified == 0 || validation.invalid {
+            self.judge(slot, now);
+        }
+    }
+
+    /// Tells the replica of every proposal of a table that can be judged now.
+    pub(super) fn judge(&mut self, slot: usize, now: u64) {
+        let table = &mut self.tables[slot];
+        let busy = table.unexecuted.len() >= MAX_UNEXECUTED;
+        for validation in &mut table.validations {
+            for reference in validation.block.inbox() {
+                if validation.inbox_known || validation.invalid {
+                    break;
+                }
+                match table.state.inbox().knows(reference) {
+                    Known::Yes => {}
+                    // Executed here later; or the primary has made it up, and its view will end.
+                    Known::NotYet => break,
+                    Known::Wrong => validation.invalid = true,
+                }
+            }
+            let inbox = table.state.inbox();
+            validation.inbox_known |=
+                validation.block.inbox().iter().all(|reference| inbox.knows(reference) == Known::Yes);
+        }
+        let mut index = 0;
+        while index < table.validations.len() {
+            let validation = &table.validations[index];
+            let verdict = match validation {
+                Validation { invalid: true, .. } => Verdict::Invalid,
+                Validation { unverified: 0, inbox_known: true, .. } if !busy => {
+                    Verdict::Valid { checked: true }
+                }
+                _ => {
+                    index += 1;
+                    continue;
+                }
+            };
+            let done = table.validations.remove(index);
+            if verdict == Verdict::Invalid {
+                self.meters.count(Count::ProposalsRefused, 1);
+            }
+            table.replica.on_validated(done.view, done.height, done.digest, verdict, now);
+        }
+    }
+
+    /// Builds blocks for the tables whose primary this is.
+    pub(super) fn propose(&mut self, now: u64, wall: u64) {
+        for slot in 0..self.tables.len() {
+            let waiting = {
+                let table = &mut self.tables[slot];
+                let waiting = table.mempool.oldest_waiting().is_some();
+                table.replica.set_waiting(waiting, now);
+                waiting
+            };
+            if waiting && self.tables[slot].is_censored(now) {
+                self.tables[slot].replica.suspect(now);
+            }
+            while self.propose_one(slot, now, wall) {}
+        }
+    }
+
+    /// Whether a block should be made now, and then makes it.
+    fn propose_one(&mut self, slot: usize, now: u64, wall: u64) -> bool {
+        let table = &mut self.tables[slot];
+        table.propose_at = None;
+        if table.unexecuted.len() >= MAX_UNEXECUTED / 2 {
+            return false;
+        }
+        let Some(place) = table.replica.can_propose() else { return false };
+        let in_flight = table.replica.in_flight().next().is_some();
+        let ready = table.mempool.ready();
+        if in_flight && ready < self.settings.batch_target {
+            // Company may come: each block costs the same few votes, however many transactions it carries.
+            let until = table.last_proposed + self.settings.batch_delay;
+            if until > now {
+                table.propose_at = (ready > 0).then_some(until);
+                return false;
+            }
+        }
+        let inbox = table.state.proposable(MAX_RECEIPTS);
+        let idle_checkpoint = !in_flight && table.quiet_checkpoint(&place, now, wall);
+        if ready == 0 && inbox.is_empty() && !idle_checkpoint {
+            return false;
+        }
+        let mut builder = BlockBuilder::new();
+        table.state.inbox_mut().mark_proposed(&inbox);
+        inbox.iter().for_each(|&reference| builder.push_inbox(reference));
+        table.mempool.take_block(&mut builder, &BLOCK_LIMITS);
+        if let Some(since) = table.ready_since.take() {
+            self.meters.stage(Stage::Propose, since, now, builder.len() as u64);
+        }
+        let stable = table.replica.stable().map(|certificate| certificate.vote);
+        let block = builder.seal(BlockHeader {
+            chain: self.shard.chain(),
+            epoch: self.shard.epoch(),
+            table: table.id,
+            height: place.height,
+            view: place.view,
+            time: wall.max(place.parent_time),
+            proposer: self.shard.me,
+            parent: place.parent,
+            transactions_root: dag::Hash::ZERO,
+            inbox_root: dag::Hash::ZERO,
+            checkpoint_height: stable.map_or(0, |vote| vote.height),
+            checkpoint: stable.map_or(dag::Hash::ZERO, |vote| vote.digest),
+        });
+        let marks = table.marks.at(place.height);
+        marks.proposed = now;
+        marks.transactions = block.len() as u64;
+        table.last_proposed = now;
+        self.meters.count(Count::BlocksProposed, 1);
+        table.replica.propose(block, now);
+        true
+    }
+
+    /// Runs the tables' timers.
+    pub(super) fn fire_timers(&mut self, now: u64) {
+        for slot in 0..self.tables.len() {
+            self.tables[slot].on_timeout(now);
+            self.tick_sync(slot, now);
+        }
+    }
+
+    /// Carries out what the replicas ask, as long as the journal has room. Returns whether something is left.
+    pub(super) fn drain_agreement(&mut self, now: u64, wall: u64) -> bool {
+        for slot in 0..self.tables.len() {
+            loop {
+                if self.journal.room() < JOURNAL_ROOM {
+                    return true;
+                }
+                let Some(output) = self.tables[slot].replica.poll_output() else { break };
+                self.on_output(slot, output, now, wall);
+            }
+        }
+        false
+    }
+
+    fn on_output(&mut self, slot: usize, output: Output, now: u64, wall: u64) {
+        let (id, lane) = (self.tables[slot].id, self.tables[slot].lane);
+        match output {
+            Output::Persist(record) => self.persist(slot, &record, now),
+            Output::Vote(vote) => self.votes[usize::from(lane)].push(vote),
+            Output::Broadcast(message) => {
+                let frame = Frame::Agreement(id, message);
+                self.emit(&frame, |bytes| Held::ToPeers(lane, bytes));
+            }
+            Output::Send(peer, message) => {
+                let frame = Frame::Agreement(id, message);
+                self.emit(&frame, |bytes| Held::ToPeer(peer, lane, bytes));
+            }
+            Output::Validate { view, block, .. } => self.validate(slot, view, block, now, wall),
+            Output::Committed { block, certificate } => self.on_committed(slot, block, certificate, now),
+            Output::Stable { certificate } => self.on_stable(slot, certificate, now),
+            Output::Serve { to, from_height, to_height } => self.serve(slot, to, from_height, to_height),
+            Output::Behind { .. } => self.on_behind(slot, now),
+            Output::View { view, primary, active } => self.on_view(slot, view, primary, active),
+            Output::Evidence(evidence) => {
+                self.meters.count(Count::Equivocations, 1);
+                eprintln!("table {id}: a validator signed two conflicting votes: {evidence:?}");
+            }
+            Output::Diverged(divergence) => {
+                self.effects.push_back(Effect::Halt(format!("table {id}: {divergence}")));
+            }
+        }
+    }
+
+    fn persist(&mut self, slot: usize, record: &Record, now: u64) {
+        let table = &mut self.tables[slot];
+        if let Record::Prepared(certificate) = record {
+            let marks = table.marks.at(certificate.vote.height);
+            marks.prepared = now;
+            self.meters.stage(Stage::Prepare, marks.proposed, now, marks.transactions);
+        }
+        self.scratch.clear();
+        record.encode(&mut self.scratch);
+        table.logged += self.scratch.len() as u64;
+        // Where the disk has failed, nothing that is held leaves any more; the loop halts the node.
+        self.journal.append(AGREEMENT, &[&id_bytes(table.id), &self.scratch], now);
+    }
+
+    /// Sends a frame: at once where it promises nothing, else when all that was persisted is durable.
+    fn emit(&mut self, frame: &Frame, held: impl FnOnce(Bytes) -> Held) {
+        let promises = matches!(frame, Frame::Agreement(_, Message::ViewChange(_) | Message::NewView(_)));
+        let held = held(frame.encode());
+        if promises {
+            self.journal.hold(held);
+        } else {
+            self.emit_held(held);
+        }
+    }
+
+    fn emit_held(&mut self, held: Held) {
+        match held {
+            Held::ToPeer(peer, lane, bytes) => self.effects.push_back(Effect::ToPeer(peer, lane, bytes)),
+            Held::ToPeers(lane, bytes) => self.effects.push_back(Effect::ToPeers(lane, bytes)),
+            Held::Votes(..) => unreachable!("votes are released by the journal only"),
+        }
+    }
+
+    fn serve(&mut self, slot: usize, to: ReplicaId, from: u64, to_height: u64) {
+        let table = &self.tables[slot];
+        let mut blocks = table.history.range(from, to_height, MAX_SERVED);
+        blocks.truncate(pbft::MAX_BLOCKS);
+        let message = match (blocks.is_empty(), table.replica.stable()) {
+            (false, _) => Message::Blocks(blocks),
+            (true, Some(stable)) => Message::StableCheckpoint(stable.clone()),
+            (true, None) => return,
+        };
+        let frame = Frame::Agreement(table.id, message).encode();
+        self.effects.push_back(Effect::ToPeer(to, table.lane, frame));
+    }
+
+    fn on_view(&mut self, slot: usize, view: View, primary: ReplicaId, active: bool) {
+        let table = &mut self.tables[slot];
+        table.active = active;
+        table.validations.clear();
+        if !active {
+            self.meters.count(Count::ViewChanges, 1);
+            return;
+        }
+        table.repropose(&mut self.settled);
+        if view > 0 {
+            eprintln!("table {}: view {view} begins, primary is validator {primary}", table.id);
+        }
+    }
+
+    /// Signs the votes of this turn, a bundle for each lane, and holds them until they are durable.
+    pub(super) fn seal_votes(&mut self) {
+        for lane in 0..self.shard.lanes {
+            let mut votes = std::mem::take(&mut self.votes[usize::from(lane)]);
+            for votes in votes.chunks(MAX_VOTES) {
+                let bundle =
+                    VoteBundle::sign(&self.key, &self.shard.committee, self.shard.me, lane, votes.to_vec());
+                self.meters.count(Count::Bundles, 1);
+                self.meters.count(Count::Votes, votes.len() as u64);
+                self.journal.hold(Held::Votes(lane, Rc::new(bundle)));
+            }
+            votes.clear();
+            self.votes[usize::from(lane)] = votes;
+        }
+    }
+
+    /// Lets go what has become durable. Returns whether replicas have something new to think about.
+    pub(super) fn release(&mut self, now: u64) -> bool {
+        let mut voted = false;
+        while let Some(held) = self.journal.release() {
+            match held {
+                Held::Votes(lane, bundle) => {
+                    let mut out = Vec::new();
+                    out.push(super::frame::VOTES);
+                    bundle.encode(&mut out);
+                    self.effects.push_back(Effect::ToPeers(lane, out.into()));
+                    self.count_votes(&bundle, now);
+                    voted = true;
+                }
+                other => self.emit_held(other),
+            }
+        }
+        voted
+    }
+}
+
+fn id_bytes(table: TableId) -> [u8; 2] {
+    table.to_le_bytes()
+}

@@ -1,0 +1,222 @@
+//! What two validators say to each other on a lane's channel.
+//!
+//! Each frame of the channel is a kind (u8) and a body; the channel adds and checks the length. The first frame both
+//! ways is a hello. A frame that does not decode closes the channel and is counted.
+//!
+//! ```text
+//! 1 hello         version (1), lane (2), genesis hash (32)
+//! 2 transactions  records, each its length (2) and its bytes: a client's, on their way to the primary
+//! 3 agreement     table (2), message (see `pbft::Message`)
+//! 4 votes         a vote bundle (see `dag::vote`)
+//! 5 want state    table (2), above height (8), offset (8)
+//! 6 state         table (2), height (8), offset (8), total (8), bytes of the snapshot
+//! 7 no state      table (2)
+//! ```
+
+use bytes::Bytes;
+use dag::{
+    Hash, Height, LaneId, TableId, VoteBundle, transaction,
+    wire::{Put, Reader, WireError},
+};
+
+/// Most bytes of a frame: the largest agreement message, a range of blocks with their certificates, fits.
+pub const MAX_FRAME: usize = 4 * 1024 * 1024;
+/// Version of this protocol.
+pub const VERSION: u8 = 1;
+
+const HELLO: u8 = 1;
+const TRANSACTIONS: u8 = 2;
+const AGREEMENT: u8 = 3;
+pub(super) const VOTES: u8 = 4;
+const WANT_STATE: u8 = 5;
+const STATE: u8 = 6;
+const NO_STATE: u8 = 7;
+
+/// A frame between two validators.
+#[derive(Debug)]
+pub enum Frame {
+    /// Who speaks of which shard and lane.
+    Hello {
+        /// The lane.
+        lane: LaneId,
+        /// The shard's genesis.
+        genesis: Hash,
+    },
+    /// Clients' transactions for the primary; each fits a record's size, no more is checked.
+    Transactions(Vec<Bytes>),
+    /// One table's agreement.
+    Agreement(TableId, pbft::Message),
+    /// Votes of one turn.
+    Votes(VoteBundle),
+    /// Asks for a part of the newest snapshot above a height.
+    WantState {
+        /// The table.
+        table: TableId,
+        /// What the asker has.
+        above: Height,
+        /// Where the part begins.
+        offset: u64,
+    },
+    /// A part of a snapshot.
+    State {
+        /// The table.
+        table: TableId,
+        /// The snapshot's height.
+        height: Height,
+        /// Where in it the bytes stand.
+        offset: u64,
+        /// Its size.
+        total: u64,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// There is no snapshot above the height that was asked for.
+    NoState(TableId),
+}
+
+impl Frame {
+    /// Reads a frame, sharing its bytes.
+    pub fn decode(frame: &Bytes) -> Result<Frame, WireError> {
+        let mut reader = Reader::new(frame);
+        let kind = reader.u8()?;
+        let rest = |reader: &Reader<'_>| frame.slice(frame.len() - reader.remaining()..);
+        match kind {
+            HELLO => {
+                if reader.u8()? != VERSION {
+                    return Err(WireError::Field("version"));
+                }
+                let hello = Frame::Hello { lane: reader.u16()?, genesis: reader.hash()? };
+                reader.finish()?;
+                Ok(hello)
+            }
+            TRANSACTIONS => {
+                let mut records = Vec::new();
+                while reader.remaining() > 0 {
+                    let length = usize::from(reader.u16()?);
+                    let start = frame.len() - reader.remaining();
+                    reader.take(length)?;
+                    records.push(frame.slice(start..start + length));
+                }
+                Ok(Frame::Transactions(records))
+            }
+            AGREEMENT => {
+                let table = reader.u16()?;
+                Ok(Frame::Agreement(table, pbft::Message::decode(&rest(&reader))?))
+            }
+            VOTES => Ok(Frame::Votes(VoteBundle::parse(&rest(&reader))?)),
+            WANT_STATE => {
+                let want =
+                    Frame::WantState { table: reader.u16()?, above: reader.u64()?, offset: reader.u64()? };
+                reader.finish()?;
+                Ok(want)
+            }
+            STATE => {
+                let (table, height) = (reader.u16()?, reader.u64()?);
+                let (offset, total) = (reader.u64()?, reader.u64()?);
+                let bytes = rest(&reader);
+                if bytes.is_empty() || offset.checked_add(bytes.len() as u64).is_none_or(|end| end > total) {
+                    return Err(WireError::Field("offset"));
+                }
+                Ok(Frame::State { table, height, offset, total, bytes })
+            }
+            NO_STATE => {
+                let table = reader.u16()?;
+                reader.finish()?;
+                Ok(Frame::NoState(table))
+            }
+            _ => Err(WireError::Field("frame kind")),
+        }
+    }
+
+    /// The frame's bytes.
+    pub fn encode(&self) -> Bytes {
+        let mut out = Vec::new();
+        match self {
+            Frame::Hello { lane, genesis } => {
+                out.extend_from_slice(&[HELLO, VERSION]);
+                out.put_u16(*lane);
+                out.put(&genesis.0);
+            }
+            Frame::Transactions(records) => {
+                out.reserve(1 + records.iter().map(|record| record.len() + 2).sum::<usize>());
+                out.put_u8(TRANSACTIONS);
+                for record in records {
+                    out.put_u16(
+                        u16::try_from(record.len()).expect("a record is at most transaction::MAX_SIZE"),
+                    );
+                    out.put(record);
+                }
+            }
+            Frame::Agreement(table, message) => {
+                out.put_u8(AGREEMENT);
+                out.put_u16(*table);
+                message.encode(&mut out);
+            }
+            Frame::Votes(bundle) => {
+                out.put_u8(VOTES);
+                bundle.encode(&mut out);
+            }
+            Frame::WantState { table, above, offset } => {
+                out.put_u8(WANT_STATE);
+                out.put_u16(*table);
+                out.put_u64(*above);
+                out.put_u64(*offset);
+            }
+            Frame::State { table, height, offset, total, bytes } => {
+                out.reserve(27 + bytes.len());
+                out.put_u8(STATE);
+                out.put_u16(*table);
+                out.put_u64(*height);
+                out.put_u64(*offset);
+                out.put_u64(*total);
+                out.put(bytes);
+            }
+            Frame::NoState(table) => {
+                out.put_u8(NO_STATE);
+                out.put_u16(*table);
+            }
+        }
+        assert!(out.len() <= MAX_FRAME, "a frame of kind {} grew to {} bytes", out[0], out.len());
+        out.into()
+    }
+}
+
+/// Most bytes of records that one transactions frame carries.
+pub const MAX_FORWARD: usize = MAX_FRAME / 4;
+const _: () = assert!(MAX_FORWARD > 2 + transaction::MAX_SIZE);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn round_trip(frame: &Frame) -> Frame {
+        Frame::decode(&frame.encode()).unwrap()
+    }
+
+    #[test]
+    fn frames_round_trip() {
+        let hello = Frame::Hello { lane: 3, genesis: Hash([4; 32]) };
+        assert!(matches!(round_trip(&hello), Frame::Hello { lane: 3, genesis: Hash([4, ..]) }));
+        let records = vec![Bytes::from_static(b"ab"), Bytes::from_static(b"c")];
+        let Frame::Transactions(read) = round_trip(&Frame::Transactions(records.clone())) else { panic!() };
+        assert_eq!(read, records);
+        let want = Frame::WantState { table: 1, above: 2, offset: 3 };
+        assert!(matches!(round_trip(&want), Frame::WantState { table: 1, above: 2, offset: 3 }));
+        let bytes = Bytes::from_static(b"xyz");
+        let part = Frame::State { table: 1, height: 2, offset: 3, total: 6, bytes: bytes.clone() };
+        let Frame::State { bytes: read, .. } = round_trip(&part) else { panic!() };
+        assert_eq!(read, bytes);
+        assert!(matches!(round_trip(&Frame::NoState(9)), Frame::NoState(9)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_handled(kind in 0..9u8, bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mut frame = vec![kind];
+            frame.extend(bytes);
+            let _ = Frame::decode(&frame.into());
+        }
+    }
+}

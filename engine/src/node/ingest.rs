@@ -1,0 +1,257 @@
+//! Transactions on their way in: from clients and peers into the mempools, over the batch verifier.
+
+use bytes::Bytes;
+use dag::{
+    Address, ReplicaId, Transaction,
+    client::{AccountState, Code, Reply, Response},
+    wire::WireError,
+};
+use shard_core::mempool::{Admission, Answer, Origin, Settled};
+
+use crate::metrics::Stage;
+
+use super::{
+    Core, Cross, Effect, Subject,
+    clients::{ClientId, Flow},
+    frame::{Frame, MAX_FORWARD},
+    meters::Count,
+    verify,
+};
+
+/// Records that are admitted in one turn, at most.
+const ADMIT_SLICE: usize = 1024;
+/// Forwarded transactions may fill the queue of signatures further than clients: their validator holds them already.
+const MAX_FORWARDED: usize = 4 * verify::MAX_WAITING;
+
+impl Core {
+    /// A client has connected.
+    pub fn on_client_open(&mut self, client: ClientId) {
+        self.clients.open(client);
+    }
+
+    /// A client is gone.
+    pub fn on_client_closed(&mut self, client: ClientId) {
+        self.clients.close(client);
+    }
+
+    /// A client's frame. An error closes its connection.
+    pub fn on_client_frame(&mut self, client: ClientId, frame: &Bytes, now: u64) -> Result<Flow, WireError> {
+        let (flow, question) = self.clients.on_frame(client, frame, now)?;
+        if let Some(question) = question {
+            let core = self.placement.core_of_table(&self.shard, question.address.table(self.shard.tables));
+            if core == self.placement.core {
+                let answer = self.account_answer(question.tag, &question.address);
+                self.effects.push_back(Effect::ToClient(client, answer));
+            } else {
+                let cross = Cross::Account { client, tag: question.tag, address: question.address };
+                self.effects.push_back(Effect::ToCore(core, cross));
+            }
+        }
+        Ok(flow)
+    }
+
+    /// The answer to a client's question for an account of this core.
+    pub(super) fn account_answer(&self, tag: u64, address: &Address) -> Bytes {
+        let mut out = Vec::new();
+        Response::Account { tag, state: self.account_state(address) }.encode_frame(&mut out);
+        out.into()
+    }
+
+    /// An account of this core; none where it was never paid.
+    pub(super) fn account_state(&self, address: &Address) -> Option<AccountState> {
+        let table = &self.tables[self.slots[usize::from(address.table(self.shard.tables))]?];
+        let leaf = table.state.accounts().get(address)?;
+        Some(AccountState {
+            balance: leaf.balance,
+            sequence: leaf.sequence,
+            pending: table.mempool.pending_sequence(table.state.accounts(), address),
+            unit_height: leaf.unit_height,
+            unit_head: leaf.unit_head,
+        })
+    }
+
+    /// Whether clients' records have to wait outside.
+    pub(super) fn is_full(&self) -> bool {
+        self.verifier.is_full()
+    }
+
+    /// Takes clients' records in, as long as there is room.
+    pub(super) fn admit(&mut self, now: u64) {
+        let mut clients = std::mem::take(&mut self.clients);
+        let mut admitted = 0;
+        while admitted < ADMIT_SLICE && clients.has_backlog() && !self.is_full() {
+            let mut refused = Vec::new();
+            let resume = clients.admit_next(|client, tag, record, arrived| {
+                admitted += 1;
+                self.meters.stage(Stage::Ingress, arrived, now, 1);
+                if let Err(code) = self.route(client, tag, record, now) {
+                    refused.push((client, Reply::refused(tag, code)));
+                }
+            });
+            for (client, reply) in refused {
+                clients.reply(client, reply);
+            }
+            self.effects.extend(resume.map(Effect::Resume));
+        }
+        // Replies that came up meanwhile were kept aside.
+        let meanwhile = std::mem::replace(&mut self.clients, clients);
+        debug_assert_eq!(meanwhile.len(), 0);
+        self.answer_settled(now);
+    }
+
+    /// Checks a client's record as far as any node can, and brings it to the core of its table.
+    fn route(&mut self, client: ClientId, tag: u64, record: &[u8], now: u64) -> Result<(), Code> {
+        if record.len() > dag::transaction::MAX_SIZE {
+            return Err(Code::Oversize);
+        }
+        let transaction = Transaction::parse(record)?;
+        let table = transaction.sender().table(self.shard.tables);
+        // A copy, so that one waiting record does not keep a whole frame in memory.
+        let record = Bytes::copy_from_slice(record);
+        match self.slots[usize::from(table)] {
+            Some(slot) => self.submit(slot, Origin::Client { handle: client.to_u64(), tag }, record, now),
+            None => {
+                let core = self.placement.core_of_table(&self.shard, table);
+                self.effects.push_back(Effect::ToCore(core, Cross::Submit { client, tag, record }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Offers a record to a table's mempool, and its signature to the verifier.
+    pub(super) fn submit(&mut self, slot: usize, origin: Origin, record: Bytes, now: u64) {
+        let table = &mut self.tables[slot];
+        let client = match origin {
+            Origin::Client { handle, .. } => Some(ClientId::from_u64(handle)),
+            Origin::Peer(_) => None,
+        };
+        match table.mempool.admit(table.state.accounts(), self.shard.epoch(), record, origin, now) {
+            Ok(Admission::Verify(ticket)) => {
+                let (record, id) = table.mempool.candidate(&ticket);
+                let transaction = Transaction::parse(record).expect("admission has checked the format");
+                let (key, signature) = (transaction.sender().as_bytes(), transaction.signature());
+                let id = *id;
+                let subject = Subject::Submitted { slot, ticket, client, since: now };
+                self.verifier.push(key, id, signature, subject);
+            }
+            Ok(Admission::Known) => self.calls.accepted(client),
+            Err(answer) => self.settled.push(Settled { origin, answer }),
+        }
+    }
+
+    /// A client's record from the core that holds its connection.
+    pub(super) fn submit_from_core(&mut self, client: ClientId, tag: u64, record: Bytes, now: u64) {
+        let transaction = Transaction::parse(&record).expect("the other core has checked the format");
+        let table = transaction.sender().table(self.shard.tables);
+        let slot = self.slots[usize::from(table)].expect("cores know the placement");
+        self.submit(slot, Origin::Client { handle: client.to_u64(), tag }, record, now);
+        self.answer_settled(now);
+    }
+
+    /// Transactions that another validator forwards to the primary.
+    pub(super) fn on_forwarded(&mut self, from: ReplicaId, records: Vec<Bytes>, now: u64) {
+        for record in records {
+            if self.verifier.len() >= MAX_FORWARDED {
+                self.meters.count(Count::ForwardedDropped, 1);
+                continue;
+            }
+            let Ok(transaction) = Transaction::parse(&record) else {
+                self.meters.count(Count::ForwardedMalformed, 1);
+                continue;
+            };
+            let Some(slot) = self.slots[usize::from(transaction.sender().table(self.shard.tables))] else {
+                self.meters.count(Count::ForwardedMalformed, 1);
+                continue;
+            };
+            self.submit(slot, Origin::Peer(from), Bytes::copy_from_slice(&record), now);
+        }
+    }
+
+    /// One slice of signatures.
+    pub(super) fn verify(&mut self, now: u64) -> bool {
+        let more = self.verifier.step(&mut self.verdicts);
+        let mut verdicts = std::mem::take(&mut self.verdicts);
+        for (subject, valid) in verdicts.drain(..) {
+            match subject {
+                Subject::Submitted { slot, ticket, client, since } => {
+                    let table = &mut self.tables[slot];
+                    let before = self.settled.len();
+                    table.mempool.verified(table.state.accounts(), ticket, valid, &mut self.settled);
+                    table.ready_since.get_or_insert(now);
+                    self.meters.stage(Stage::Verify, since, now, 1);
+                    if self.settled.len() == before {
+                        self.calls.accepted(client);
+                    }
+                }
+                Subject::Proposed { slot, proposal } => self.on_proposed_verdict(slot, proposal, valid, now),
+                Subject::Bundle { from, bundle } => self.on_bundle_verdict(from, &bundle, valid, now),
+            }
+        }
+        self.verdicts = verdicts;
+        self.answer_settled(now);
+        more
+    }
+
+    /// Sends the answers that have come up to whoever submitted.
+    pub(super) fn answer_settled(&mut self, now: u64) {
+        let mut settled = std::mem::take(&mut self.settled);
+        if self.replies.0 == 0 {
+            self.replies.1 = now;
+        }
+        self.replies.0 += settled.len() as u64;
+        for Settled { origin, answer } in settled.drain(..) {
+            if let Origin::Client { handle, tag } = origin {
+                self.answer(ClientId::from_u64(handle), to_reply(tag, &answer));
+            }
+        }
+        self.settled = settled;
+    }
+
+    /// Sends a reply to a client, over its core.
+    pub(super) fn answer(&mut self, client: ClientId, reply: Reply) {
+        self.meters.count_reply(reply.code);
+        if client.core() == self.placement.core {
+            if !self.calls.answer(client, &reply) {
+                self.clients.reply(client, reply);
+            }
+        } else {
+            self.effects.push_back(Effect::ToCore(client.core(), Cross::Reply(client, reply)));
+        }
+    }
+
+    /// Sends clients' transactions on to the primaries of their tables.
+    pub(super) fn forward(&mut self) {
+        for table in &mut self.tables {
+            let primary = table.replica.primary();
+            if !table.active {
+                continue;
+            }
+            let mut records = Vec::new();
+            let mut bytes = 0;
+            while let Some(record) = table.mempool.next_to_forward() {
+                if primary == self.shard.me {
+                    continue;
+                }
+                bytes += record.len() + 2;
+                records.push(record);
+                if bytes > MAX_FORWARD - dag::transaction::MAX_SIZE {
+                    break;
+                }
+            }
+            if !records.is_empty() {
+                let frame = Frame::Transactions(records).encode();
+                self.effects.push_back(Effect::ToPeer(primary, table.lane, frame));
+            }
+        }
+    }
+}
+
+/// The binary protocol's form of an answer.
+fn to_reply(tag: u64, answer: &Answer) -> Reply {
+    match answer.place {
+        Some(place) => {
+            Reply { tag, code: answer.code, table: place.table, height: place.height, index: place.index }
+        }
+        None => Reply::refused(tag, answer.code),
+    }
+}

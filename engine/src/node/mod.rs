@@ -1,0 +1,294 @@
+//! One core of a validator, without IO: its tables, their agreement, execution, signatures, clients and journal.
+//!
+//! The core loop feeds it with what arrived ([`Core::on_peer_frame`], [`Core::on_client_frame`], [`Core::on_cross`], …),
+//! calls the three stages once per turn, and carries out the [`Effect`]s. Time comes in as an argument; nothing here reads a
+//! clock, a socket or a file. So the simulator runs the same code.
+//!
+//! One turn does a bounded amount of work per stage: admit clients' records, one slice of signatures, one slice of
+//! execution, proposals, timers, then the outputs of agreement, in the order in which they were emitted.
+
+mod agree;
+pub mod clients;
+mod execute;
+pub mod frame;
+mod history;
+mod ingest;
+mod journal;
+mod meters;
+mod query;
+mod stages;
+mod state_sync;
+mod table;
+mod verify;
+
+use std::{collections::VecDeque, rc::Rc};
+
+use bytes::Bytes;
+use dag::{LaneId, ReplicaId, Vote, VoteBundle, keys::KeyPair};
+use shard_core::{
+    Delivery,
+    mempool::{Settled, Ticket},
+};
+
+use self::{
+    clients::{ClientId, Clients},
+    journal::Journal,
+    query::Calls,
+    table::TableNode,
+    verify::Verifier,
+};
+use crate::{
+    log::Writer,
+    metrics::Stage,
+    topology::{Placement, Shard},
+};
+
+pub use self::journal::{AGREEMENT, OUTCOME, OutcomeRecord};
+pub use self::meters::{Count, Meters};
+pub use self::state_sync::{SECTION_BASE, SECTION_STATE, SnapshotJob, StateError, load_state};
+pub use self::table::TableSetup;
+
+/// What an operator may set; see the node's configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Bytes of waiting transactions, for each table.
+    pub mempool_bytes: usize,
+    /// Waiting transactions of one account.
+    pub pending_per_account: usize,
+    /// First view-change timeout, ns.
+    pub view_timeout: u64,
+    /// Longest view-change timeout, ns.
+    pub view_timeout_max: u64,
+    /// Bytes of committed blocks kept in memory, for each table.
+    pub history_bytes: usize,
+    /// Log bytes of a table between two of its snapshots.
+    pub snapshot_interval: u64,
+    /// Slice of signature work per turn, in units of about a µs.
+    pub verify_slice: usize,
+    /// Slice of execution per turn, in account changes.
+    pub execute_slice: usize,
+    /// A block waits for this many transactions, or for [`batch_delay`](Self::batch_delay), while others are in flight.
+    pub batch_target: usize,
+    /// Longest wait for [`batch_target`](Self::batch_target), ns.
+    pub batch_delay: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            mempool_bytes: 64 << 20,
+            pending_per_account: 64,
+            view_timeout: 600_000_000,
+            view_timeout_max: 30_000_000_000,
+            history_bytes: 8 << 20,
+            snapshot_interval: 16 << 20,
+            verify_slice: 1_600,
+            execute_slice: 256,
+            batch_target: 256,
+            batch_delay: 4_000_000,
+        }
+    }
+}
+
+/// What one core says to another of the same validator.
+#[derive(Debug)]
+pub enum Cross {
+    /// What a block has for a table of the other core.
+    Delivery(Delivery),
+    /// A client's record for a table of the other core.
+    Submit {
+        /// The client, whose connection is here.
+        client: ClientId,
+        /// The client's tag.
+        tag: u64,
+        /// The record; its format is checked.
+        record: Bytes,
+    },
+    /// A client's question for an account of the other core.
+    Account {
+        /// The client, whose connection is here.
+        client: ClientId,
+        /// The client's tag.
+        tag: u64,
+        /// The account.
+        address: dag::Address,
+    },
+    /// The fate of a record that came from the other core.
+    Reply(ClientId, dag::client::Reply),
+    /// The answer to a question that came from the other core.
+    Answer(ClientId, Bytes),
+}
+
+/// What the loop is to do.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send a frame to one validator.
+    ToPeer(ReplicaId, LaneId, Bytes),
+    /// Send a frame to all others.
+    ToPeers(LaneId, Bytes),
+    /// Send bytes to a client.
+    ToClient(ClientId, Bytes),
+    /// Read from a client again.
+    Resume(ClientId),
+    /// Hand something to another core.
+    ToCore(u16, Cross),
+    /// Write a snapshot.
+    Snapshot(SnapshotJob),
+    /// Stop the validator: going on would be lying.
+    Halt(String),
+}
+
+/// What waits in the journal until it is durable.
+#[derive(Debug)]
+enum Held {
+    ToPeer(ReplicaId, LaneId, Bytes),
+    ToPeers(LaneId, Bytes),
+    /// Own votes: broadcast, and counted by the own replicas only now, since a vote that a crash would forget is none.
+    Votes(LaneId, Rc<VoteBundle>),
+}
+
+/// What a signature's verdict is about.
+#[derive(Debug)]
+enum Subject {
+    Submitted { slot: usize, ticket: Ticket, client: Option<ClientId>, since: u64 },
+    Proposed { slot: usize, proposal: u64 },
+    Bundle { from: ReplicaId, bundle: Rc<VoteBundle> },
+}
+
+/// One core of a validator.
+pub struct Core {
+    shard: Shard,
+    placement: Placement,
+    settings: Settings,
+    key: Rc<KeyPair>,
+    tables: Vec<TableNode>,
+    /// By table: its place in `tables`, where it is of this core.
+    slots: Vec<Option<usize>>,
+    /// By lane: the votes of this turn.
+    votes: Vec<Vec<Vote>>,
+    verifier: Verifier<Subject>,
+    verdicts: Vec<(Subject, bool)>,
+    clients: Clients,
+    journal: Journal<Held>,
+    effects: VecDeque<Effect>,
+    /// Where the next slice of execution begins.
+    execute_next: usize,
+    connected: Vec<bool>,
+    settled: Vec<Settled>,
+    /// Replies of this turn, and since when.
+    replies: (u64, u64),
+    scratch: Vec<u8>,
+    next_proposal: u64,
+    calls: Calls,
+    meters: Meters,
+}
+
+impl Core {
+    /// A core with its tables recovered; [`start`](Self::start) comes next.
+    pub fn new(
+        shard: Shard,
+        placement: Placement,
+        settings: Settings,
+        key: Rc<KeyPair>,
+        verifier_seed: [u8; 32],
+        tables: Vec<TableSetup>,
+        log: Writer,
+    ) -> Core {
+        let mut slots = vec![None; usize::from(shard.tables)];
+        let tables: Vec<TableNode> = tables
+            .into_iter()
+            .enumerate()
+            .map(|(slot, setup)| {
+                slots[usize::from(setup.state.config().id)] = Some(slot);
+                TableNode::new(setup, &shard, &settings)
+            })
+            .collect();
+        assert_eq!(tables.len(), placement.tables(&shard).len(), "every table of the core is there");
+        Core {
+            verifier: Verifier::new(verifier_seed, settings.verify_slice),
+            verdicts: Vec::new(),
+            votes: vec![Vec::new(); usize::from(shard.lanes)],
+            clients: Clients::default(),
+            journal: Journal::new(log),
+            effects: VecDeque::new(),
+            execute_next: 0,
+            connected: vec![false; shard.committee.size()],
+            meters: Meters::new(placement.core),
+            settled: Vec::new(),
+            replies: (0, 0),
+            scratch: Vec::new(),
+            next_proposal: 0,
+            calls: Calls::default(),
+            tables,
+            slots,
+            shard,
+            placement,
+            settings,
+            key,
+        }
+    }
+
+    /// Takes up work after recovery.
+    pub fn start(&mut self, now: u64) {
+        for table in &mut self.tables {
+            table.replica.start(now);
+        }
+    }
+
+    /// First stage of a turn: clients' records in, and a slice of signatures. Each stage returns whether it has more to do at
+    /// once; the loop times them apart.
+    pub fn verify_stage(&mut self, now: u64) -> bool {
+        self.admit(now);
+        let verifying = self.verify(now);
+        verifying || (self.clients.has_backlog() && !self.is_full())
+    }
+
+    /// Second stage of a turn: a slice of execution, and of the snapshots that are being copied.
+    pub fn execute_stage(&mut self, now: u64) -> bool {
+        let executing = self.execute(now);
+        self.copy_snapshots(now) || executing
+    }
+
+    /// Last stage of a turn: proposals, timers, what the replicas ask for, votes, and what has become durable. `wall` is µs since
+    /// 1970.
+    pub fn agree_stage(&mut self, now: u64, wall: u64) -> bool {
+        self.propose(now, wall);
+        self.forward();
+        self.fire_timers(now);
+        let agreeing = self.drain_agreement(now, wall);
+        self.seal_votes();
+        let released = self.release(now);
+        self.clients.flush(|client, bytes| self.effects.push_back(Effect::ToClient(client, bytes)));
+        let (count, since) = std::mem::take(&mut self.replies);
+        self.meters.stage(Stage::Reply, since, now, count);
+        agreeing || released
+    }
+
+    /// The next thing to do outside.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When the stages have to be called again, if nothing arrives before.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        self.tables.iter().filter_map(|table| table.poll_timeout()).min()
+    }
+
+    /// The journal's writer, for the loop that moves its bytes.
+    pub fn journal(&mut self) -> &mut Writer {
+        self.journal.writer()
+    }
+
+    /// A log group is durable; its buffer comes back.
+    pub fn on_durable(&mut self, buf: netio::AlignedBuf, now: u64) {
+        self.meters.count(Count::LogCommits, 1);
+        self.meters.count(Count::LogBytes, buf.len() as u64);
+        let since = self.journal.commit_done(buf);
+        self.meters.stage(Stage::Durable, since, now, 1);
+    }
+
+    /// Counters and times.
+    pub fn meters(&mut self) -> &mut Meters {
+        &mut self.meters
+    }
+}

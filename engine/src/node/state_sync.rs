@@ -1,0 +1,453 @@
+//! Snapshots of the tables' states, for restarts and for peers that are far behind.
+//!
+//! A snapshot begins right after a checkpoint is executed, when enough log has gathered or a peer asks; it is copied in
+//! slices while execution goes on, and counts once the checkpoint is stable. Then it is written to disk, and served from
+//! memory to peers that want it. A state that comes from a peer is believed for the certificates that it carries and for
+//! nothing else: the accounts are hashed and compared with what a quorum signed.
+//!
+//! ```text
+//! a snapshot:  sections, each: kind (1), length (4), bytes
+//!   1 base     stable checkpoint's certificate, commit certificate of its block
+//!   2 state    the table's sections, in order (see `shard_core::partition`)
+//! ```
+
+use bytes::Bytes;
+use dag::{
+    Block, Certificate, Committee, Height, ReplicaId, TableId, VoteKind,
+    keys::VerifyFn,
+    wire::{Put, Reader, WireError},
+};
+use pbft::Base;
+use shard_core::{
+    Delivery, Table, partition,
+    snapshot::{LoadError, Loader},
+};
+
+use super::{Core, Effect, frame::Frame, meters::Count};
+
+/// Section of a snapshot: the certificates.
+pub const SECTION_BASE: u8 = 1;
+/// Section of a snapshot: a part of the table's state.
+pub const SECTION_STATE: u8 = 2;
+/// Accounts copied in one slice.
+const SLICE: usize = 1024;
+/// Bytes of one part on its way to a peer.
+const PART: usize = 1 << 20;
+/// Largest state that is fetched.
+const MAX_STATE: u64 = 8 << 30;
+/// How long a part may take before it is asked for again, ns.
+const RETRY: u64 = 500_000_000;
+/// Tries with one peer before the next one is asked.
+const TRIES: u32 = 10;
+/// A snapshot is kept in memory for peers so long, ns.
+const SERVED_FOR: u64 = 120_000_000_000;
+/// Execution that waits so long for another table's block won't get it any more: the state is fetched instead, ns.
+const STARVED_AFTER: u64 = 3_000_000_000;
+
+/// A snapshot to be written: its sections, in order.
+#[derive(Clone, Debug)]
+pub struct SnapshotJob {
+    /// The table.
+    pub table: TableId,
+    /// The checkpoint's height.
+    pub height: Height,
+    /// Kind and bytes of each section.
+    pub sections: Vec<(u8, Bytes)>,
+}
+
+/// A snapshot that is being copied, or waits for its checkpoint to become stable.
+#[derive(Debug)]
+struct Draft {
+    height: Height,
+    commit: Certificate,
+    stable: Option<Certificate>,
+    sections: Vec<Bytes>,
+    copied: bool,
+}
+
+/// A snapshot that peers may fetch.
+#[derive(Debug)]
+struct Served {
+    height: Height,
+    bytes: Bytes,
+    until: u64,
+}
+
+/// A state that is being fetched.
+#[derive(Debug)]
+struct Fetch {
+    above: Height,
+    peer: ReplicaId,
+    tries: u32,
+    retry_at: u64,
+    height: Height,
+    bytes: Vec<u8>,
+}
+
+/// What a table has on the way to its disk, to its peers, and from them.
+#[derive(Debug, Default)]
+pub(super) struct Sync {
+    draft: Option<Draft>,
+    served: Option<Served>,
+    /// A peer asked for a newer snapshot than there is.
+    wanted: bool,
+    fetch: Option<Fetch>,
+    /// Since when execution waits at this height for another table.
+    starved: Option<(Height, u64)>,
+    /// A fetched state that is being written: it counts only once a restart would find it.
+    installing: Option<(Table, Base)>,
+}
+
+impl Sync {
+    /// When there is something to do although nothing arrives.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        let starved = self.starved.map(|(_, since)| since + STARVED_AFTER);
+        let fetch = self.fetch.as_ref().map(|fetch| fetch.retry_at);
+        let served = self.served.as_ref().map(|served| served.until);
+        [starved, fetch, served].into_iter().flatten().min()
+    }
+
+    /// Whether a snapshot is being copied.
+    pub fn is_copying(&self) -> bool {
+        self.draft.as_ref().is_some_and(|draft| !draft.copied)
+    }
+}
+
+/// Why a snapshot is not a state to go on from.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Malformed.
+    #[error("malformed snapshot: {0}")]
+    Wire(#[from] WireError),
+    /// The certificates don't prove it.
+    #[error("the snapshot's certificates do not prove it: {0}")]
+    Certificate(&'static str),
+    /// It is not what the certificates prove.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+/// Reads and proves a snapshot: the table at its checkpoint, and where agreement goes on from.
+pub fn load_state<'a>(
+    config: partition::Config,
+    committee: &Committee,
+    verify: VerifyFn,
+    mut sections: impl Iterator<Item = (u8, &'a [u8])>,
+) -> Result<(Table, Base), StateError> {
+    let Some((SECTION_BASE, base)) = sections.next() else { return Err(WireError::Truncated.into()) };
+    let mut reader = Reader::new(base);
+    let stable = Certificate::decode(&mut reader)?;
+    let commit = Certificate::decode(&mut reader)?;
+    reader.finish()?;
+    let proves = |certificate: &Certificate, kind: VoteKind| {
+        let vote = &certificate.vote;
+        (vote.kind, vote.table, vote.height) == (kind, config.id, stable.vote.height)
+            && certificate.check(committee, verify).is_ok()
+    };
+    if !proves(&stable, VoteKind::Checkpoint) {
+        return Err(StateError::Certificate("checkpoint"));
+    }
+    if !proves(&commit, VoteKind::Commit) {
+        return Err(StateError::Certificate("commit"));
+    }
+    let mut state = sections.map(|(kind, bytes)| match kind {
+        SECTION_STATE => Ok(bytes),
+        _ => Err(WireError::Field("section kind")),
+    });
+    let head = state.next().ok_or(WireError::Truncated)??;
+    let mut loader = Loader::new(config, head, stable.vote.digest)?;
+    for section in state {
+        loader.push(section?)?;
+    }
+    let table = loader.finish()?;
+    if table.block_hash() != commit.vote.digest || table.height() != stable.vote.height {
+        return Err(StateError::Certificate("commit"));
+    }
+    let base = Base {
+        height: table.height(),
+        digest: table.block_hash(),
+        time: table.meta().time,
+        commit: Some(commit),
+        stable: Some(stable),
+    };
+    Ok((table, base))
+}
+
+fn split_sections(bytes: &[u8]) -> Result<Vec<(u8, &[u8])>, WireError> {
+    let mut reader = Reader::new(bytes);
+    let mut sections = Vec::new();
+    while reader.remaining() > 0 {
+        let kind = reader.u8()?;
+        let length = reader.u32()? as usize;
+        sections.push((kind, reader.take(length)?));
+    }
+    Ok(sections)
+}
+
+impl Core {
+    /// A checkpoint was executed: begin a snapshot where one is due.
+    pub(super) fn on_checkpoint(&mut self, slot: usize, block: &Block, commit: &Certificate) {
+        let table = &mut self.tables[slot];
+        let due = table.logged >= self.settings.snapshot_interval || table.sync.wanted;
+        if !due || table.sync.draft.is_some() {
+            return;
+        }
+        table.logged = 0;
+        table.sync.wanted = false;
+        table.sync.draft = Some(Draft {
+            height: block.height(),
+            commit: commit.clone(),
+            stable: None,
+            sections: vec![table.state.begin_snapshot().into()],
+            copied: false,
+        });
+    }
+
+    /// A checkpoint is stable: its snapshot counts, an older one does not any more.
+    pub(super) fn on_stable(&mut self, slot: usize, certificate: Certificate, now: u64) {
+        self.meters.count(Count::StableCheckpoints, 1);
+        let table = &mut self.tables[slot];
+        let Some(draft) = &mut table.sync.draft else { return };
+        if draft.height == certificate.vote.height {
+            draft.stable = Some(certificate);
+            self.finish_draft(slot, now);
+        }
+    }
+
+    /// Copies a slice of the snapshots that are being made. Returns whether there is more.
+    pub(super) fn copy_snapshots(&mut self, now: u64) -> bool {
+        let Some(slot) = self.tables.iter().position(|table| table.sync.is_copying()) else { return false };
+        let table = &mut self.tables[slot];
+        let draft = table.sync.draft.as_mut().expect("it is being copied");
+        match table.state.snapshot_step(SLICE) {
+            Some(section) => draft.sections.push(section.into()),
+            None => {
+                draft.copied = true;
+                self.finish_draft(slot, now);
+            }
+        }
+        true
+    }
+
+    fn finish_draft(&mut self, slot: usize, now: u64) {
+        let table = &mut self.tables[slot];
+        let Some(draft) = table.sync.draft.take_if(|draft| draft.copied && draft.stable.is_some()) else {
+            return;
+        };
+        let mut base = Vec::new();
+        draft.stable.expect("just checked").encode(&mut base);
+        draft.commit.encode(&mut base);
+        let state = draft.sections.into_iter().map(|bytes| (SECTION_STATE, bytes));
+        let sections: Vec<(u8, Bytes)> = std::iter::once((SECTION_BASE, base.into())).chain(state).collect();
+        let mut bytes = Vec::with_capacity(sections.iter().map(|(_, bytes)| bytes.len() + 5).sum());
+        for (kind, section) in &sections {
+            bytes.put_u8(*kind);
+            bytes.put_u32(u32::try_from(section.len()).expect("a section is a bounded slice of a table"));
+            bytes.put(section);
+        }
+        table.sync.served =
+            Some(Served { height: draft.height, bytes: bytes.into(), until: now + SERVED_FOR });
+        let job = SnapshotJob { table: table.id, height: draft.height, sections };
+        self.effects.push_back(Effect::Snapshot(job));
+    }
+
+    /// A snapshot is on disk, or could not be written.
+    pub fn on_snapshot_written(
+        &mut self,
+        table: TableId,
+        height: Height,
+        result: std::io::Result<()>,
+        now: u64,
+    ) {
+        let slot = self.slots[usize::from(table)].expect("snapshots come back to their core");
+        let fetched = &mut self.tables[slot].sync.installing;
+        let fetched = fetched.take_if(|(_, base)| base.height == height);
+        match result {
+            Ok(()) => {
+                self.meters.count(Count::Snapshots, 1);
+                if let Some((state, base)) = fetched {
+                    self.install(slot, state, base, now);
+                }
+            }
+            Err(error) => {
+                self.meters.count(Count::SnapshotsFailed, 1);
+                eprintln!(
+                    "table {table}: the snapshot at height {height} can't be written: {error}; trying on"
+                );
+            }
+        }
+    }
+
+    /// A peer wants a state above a height: send the part it asks for, or see to it that there will be one.
+    pub(super) fn on_want_state(&mut self, slot: usize, from: ReplicaId, above: Height, offset: u64) {
+        let table = &mut self.tables[slot];
+        let served = table.sync.served.as_ref().filter(|served| served.height > above);
+        let frame = match served {
+            Some(served) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(served.bytes.len());
+                let end = (start + PART).min(served.bytes.len());
+                let total = served.bytes.len() as u64;
+                let bytes = served.bytes.slice(start..end);
+                if bytes.is_empty() {
+                    return;
+                }
+                Frame::State { table: table.id, height: served.height, offset, total, bytes }
+            }
+            None => {
+                table.sync.wanted = true;
+                Frame::NoState(table.id)
+            }
+        };
+        self.effects.push_back(Effect::ToPeer(from, table.lane, frame.encode()));
+    }
+
+    /// Agreement is far behind: fetch the state.
+    pub(super) fn on_behind(&mut self, slot: usize, now: u64) {
+        let above = self.tables[slot].state.height();
+        self.begin_fetch(slot, above, now);
+    }
+
+    fn begin_fetch(&mut self, slot: usize, above: Height, now: u64) {
+        let table = &mut self.tables[slot];
+        if table.sync.fetch.is_some() || table.sync.installing.is_some() {
+            return;
+        }
+        eprintln!("table {}: fetching the state above height {above} from peers", table.id);
+        let peer = self.shard.peers().nth(slot % (self.shard.committee.size() - 1)).expect("there are peers");
+        table.sync.fetch = Some(Fetch { above, peer, tries: 0, retry_at: now, height: 0, bytes: Vec::new() });
+    }
+
+    /// Runs what is due of a table's snapshots and transfers.
+    pub(super) fn tick_sync(&mut self, slot: usize, now: u64) {
+        self.watch_starvation(slot, now);
+        let table = &mut self.tables[slot];
+        table.sync.served.take_if(|served| served.until <= now);
+        let Some(fetch) = table.sync.fetch.as_mut().filter(|fetch| fetch.retry_at <= now) else { return };
+        fetch.tries += 1;
+        fetch.retry_at = now + RETRY;
+        if fetch.tries > TRIES || !self.connected[usize::from(fetch.peer)] {
+            fetch.tries = 0;
+            fetch.bytes.clear();
+            let size = self.shard.committee.size();
+            let next = |peer: ReplicaId| if usize::from(peer) + 1 == size { 0 } else { peer + 1 };
+            fetch.peer = next(fetch.peer);
+            if fetch.peer == self.shard.me {
+                fetch.peer = next(fetch.peer);
+            }
+        }
+        let want = Frame::WantState { table: table.id, above: fetch.above, offset: fetch.bytes.len() as u64 };
+        let peer = fetch.peer;
+        self.effects.push_back(Effect::ToPeer(peer, table.lane, want.encode()));
+    }
+
+    /// Execution can wait in vain: for receipts of a block that its own table has jumped over with a fetched state.
+    fn watch_starvation(&mut self, slot: usize, now: u64) {
+        let table = &mut self.tables[slot];
+        let height = table.state.height();
+        if table.unexecuted.is_empty() || table.state.is_busy() {
+            table.sync.starved = None;
+            return;
+        }
+        match table.sync.starved {
+            Some((at, since)) if at == height => {
+                if since + STARVED_AFTER <= now {
+                    table.sync.starved = Some((height, now));
+                    self.begin_fetch(slot, height, now);
+                }
+            }
+            _ => table.sync.starved = Some((height, now)),
+        }
+    }
+
+    /// A peer has no state above the height asked for, but will have.
+    pub(super) fn on_no_state(&mut self, slot: usize, from: ReplicaId) {
+        let fetch = self.tables[slot].sync.fetch.as_mut().filter(|fetch| fetch.peer == from);
+        if let Some(fetch) = fetch {
+            fetch.bytes.clear();
+        }
+    }
+
+    /// A part of a state.
+    pub(super) fn on_state_part(&mut self, slot: usize, from: ReplicaId, part: &StatePart<'_>, now: u64) {
+        let table = &mut self.tables[slot];
+        let Some(fetch) = table.sync.fetch.as_mut().filter(|fetch| fetch.peer == from) else { return };
+        if fetch.height != part.height {
+            // The peer has a newer one by now: begin again.
+            fetch.bytes.clear();
+            fetch.height = part.height;
+        }
+        if part.offset != fetch.bytes.len() as u64 || part.total > MAX_STATE || part.height <= fetch.above {
+            return;
+        }
+        fetch.bytes.extend_from_slice(part.bytes);
+        fetch.tries = 0;
+        fetch.retry_at = now;
+        if fetch.bytes.len() as u64 == part.total {
+            let fetch = table.sync.fetch.take().expect("it is there");
+            self.prove_fetched(slot, &fetch.bytes, from);
+        }
+    }
+
+    /// Proves a fetched state and writes it: a log that goes on above a state that a crash would forget could not be read.
+    fn prove_fetched(&mut self, slot: usize, bytes: &[u8], from: ReplicaId) {
+        let table = &mut self.tables[slot];
+        let config = *table.state.config();
+        let loaded = split_sections(bytes).map_err(StateError::from).and_then(|sections| {
+            let verify = shard_core::sigbatch::verify;
+            let loaded = load_state(config, &self.shard.committee, verify, sections.iter().copied())?;
+            Ok((loaded, sections))
+        });
+        let ((state, base), sections) = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                eprintln!("table {}: validator {from} sent a bad state: {error}", table.id);
+                return;
+            }
+        };
+        if base.height <= table.state.height() {
+            return;
+        }
+        let (id, height) = (table.id, base.height);
+        eprintln!("table {id}: state at height {height} fetched from validator {from}");
+        table.sync.installing = Some((state, base));
+        let sections =
+            sections.into_iter().map(|(kind, bytes)| (kind, Bytes::copy_from_slice(bytes))).collect();
+        self.effects.push_back(Effect::Snapshot(SnapshotJob { table: id, height, sections }));
+    }
+
+    /// Goes on from a fetched state, now that it is on disk.
+    fn install(&mut self, slot: usize, state: Table, base: Base, now: u64) {
+        let table = &mut self.tables[slot];
+        if base.height <= table.state.height() || table.state.is_busy() {
+            return;
+        }
+        self.meters.count(Count::StateTransfers, 1);
+        let (height, id) = (base.height, table.id);
+        table.sync.draft = None;
+        table.sync.starved = None;
+        table.state = state;
+        table.unexecuted.retain(|(block, _)| block.height() > height);
+        table.validations.clear();
+        table.replica.install(base, now);
+        table.repropose(&mut self.settled);
+        // What the other tables of this core have in flight for it was in the old state's inbox.
+        let others = self.tables.iter().flat_map(|other| other.state.outbox().iter());
+        let again: Vec<Delivery> = others.filter(|delivery| delivery.to == id).cloned().collect();
+        for delivery in again {
+            self.on_delivery(slot, delivery, now);
+        }
+        let own: Vec<Delivery> = self.tables[slot].state.outbox().iter().cloned().collect();
+        for delivery in own {
+            self.deliver(delivery, now);
+        }
+        self.answer_settled(now);
+    }
+}
+
+/// A part of a state, as it came.
+pub(super) struct StatePart<'a> {
+    pub height: Height,
+    pub offset: u64,
+    pub total: u64,
+    pub bytes: &'a [u8],
+}

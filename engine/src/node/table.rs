@@ -1,0 +1,154 @@
+//! One table of the core: its agreement, its state, and what is on the way between them.
+
+use std::{collections::VecDeque, rc::Rc};
+
+use dag::{Block, Certificate, Hash, Height, LaneId, TableId, View};
+use pbft::{Replica, Slot};
+use shard_core::{
+    Mempool, Table,
+    mempool::{BlockLimits, Limits, Settled},
+};
+
+use super::{Settings, history::History, stages::MarkBook, state_sync::Sync};
+use crate::topology::Shard;
+
+/// Committed blocks that may wait for execution before the table stops voting for new ones.
+pub(super) const MAX_UNEXECUTED: usize = 32;
+/// A transaction that waits so long while others commit makes its holder suspect the primary, ns.
+const CENSORED_AFTER: u64 = 10_000_000_000;
+/// Block time from one checkpoint to the next, where there are few blocks, µs; a rule of execution.
+const CHECKPOINT_INTERVAL: u64 = 1_000_000;
+/// Most of one block: executing it takes a few milliseconds at most.
+pub(super) const BLOCK_LIMITS: BlockLimits =
+    BlockLimits { transactions: dag::table_block::MAX_TRANSACTIONS, payees: 6_000, bytes: 256 * 1024 };
+/// Transactions that wait, for each table.
+const MAX_WAITING: usize = 64 * 1024;
+/// Committed transactions that are remembered, for each table.
+const RECENT: usize = 64 * 1024;
+
+/// A table after recovery.
+#[derive(Debug)]
+pub struct TableSetup {
+    /// Its state at its newest snapshot, or genesis.
+    pub state: Table,
+    /// Its replica, with the log's records restored, not started.
+    pub replica: Replica,
+}
+
+/// A proposal that is being judged.
+#[derive(Debug)]
+pub(super) struct Validation {
+    /// Names it among the signatures in work.
+    pub number: u64,
+    pub view: View,
+    pub height: Height,
+    pub digest: Hash,
+    pub block: Block,
+    /// Signatures whose verdict is open.
+    pub unverified: usize,
+    pub invalid: bool,
+    /// Whether all its inbox references are known to be right.
+    pub inbox_known: bool,
+}
+
+/// A table with its agreement.
+pub(super) struct TableNode {
+    pub id: TableId,
+    pub lane: LaneId,
+    pub replica: Replica,
+    pub state: Table,
+    pub mempool: Mempool,
+    pub validations: Vec<Validation>,
+    pub unexecuted: VecDeque<(Block, Rc<Certificate>)>,
+    pub history: History,
+    pub marks: MarkBook,
+    pub sync: Sync,
+    /// Whether the view is active.
+    pub active: bool,
+    /// Log bytes since the last snapshot began.
+    pub logged: u64,
+    /// Since when some transaction waits to be proposed.
+    pub ready_since: Option<u64>,
+    /// When this validator last proposed.
+    pub last_proposed: u64,
+    /// When what waits for company, or for a checkpoint, may wait no longer.
+    pub propose_at: Option<u64>,
+}
+
+impl TableNode {
+    pub fn new(setup: TableSetup, shard: &Shard, settings: &Settings) -> TableNode {
+        let id = setup.state.config().id;
+        let limits = Limits {
+            transactions: MAX_WAITING,
+            bytes: settings.mempool_bytes,
+            per_account: settings.pending_per_account,
+            candidates: super::verify::MAX_WAITING,
+            recent: RECENT,
+        };
+        let index_seed = setup.state.config().index_seed;
+        TableNode {
+            id,
+            lane: shard.lane(id),
+            replica: setup.replica,
+            mempool: Mempool::new(shard.chain(), id, limits, index_seed),
+            state: setup.state,
+            validations: Vec::new(),
+            unexecuted: VecDeque::new(),
+            history: History::new(settings.history_bytes),
+            marks: MarkBook::default(),
+            sync: Sync::default(),
+            active: true,
+            logged: 0,
+            ready_since: None,
+            last_proposed: 0,
+            propose_at: None,
+        }
+    }
+
+    /// Makes ready again what no block that survives holds: in a new view, or with a fetched state.
+    pub fn repropose(&mut self, settled: &mut Vec<Settled>) {
+        let waiting = self.unexecuted.iter().map(|(block, _)| block);
+        let surviving = waiting.clone().chain(self.replica.in_flight());
+        self.state.inbox_mut().unpropose_all();
+        for block in surviving {
+            self.state.inbox_mut().mark_proposed(block.inbox());
+        }
+        let surviving = waiting.chain(self.replica.in_flight());
+        self.mempool.repropose(self.state.accounts(), surviving, settled);
+    }
+
+    /// When the table has something to do although nothing arrives.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        let censored = self.mempool.oldest_waiting().map(|since| since + CENSORED_AFTER);
+        [self.replica.poll_timeout(), self.propose_at, self.sync.poll_timeout(), censored]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether an empty block is due: the table has gone quiet with blocks above its last checkpoint, and a second has passed. So
+    /// everything that is committed is soon under a checkpoint.
+    pub fn quiet_checkpoint(&mut self, place: &Slot, now: u64, wall: u64) -> bool {
+        let meta = self.state.meta();
+        if meta.height + 1 != place.height || meta.checkpoint_height == meta.height {
+            return false;
+        }
+        let due = meta.checkpoint_time + CHECKPOINT_INTERVAL;
+        if due > wall {
+            self.propose_at = Some(now + (due - wall) * 1000);
+        }
+        due <= wall
+    }
+
+    /// Runs what is due.
+    pub fn on_timeout(&mut self, now: u64) {
+        if self.replica.poll_timeout().is_some_and(|at| at <= now) {
+            self.replica.on_timeout(now);
+        }
+    }
+
+    /// Whether a transaction has waited so long that the primary must be sitting on it.
+    pub fn is_censored(&self, now: u64) -> bool {
+        self.mempool.oldest_waiting().is_some_and(|since| since + CENSORED_AFTER <= now)
+    }
+}

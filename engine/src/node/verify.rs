@@ -1,0 +1,115 @@
+//! The verification stage: every signature that the core has to judge goes through one batch verifier, a bounded
+//! slice a turn.
+//!
+//! Votes come before transactions: many transactions wait for one vote.
+
+use std::collections::VecDeque;
+
+use dag::{Hash, keys::Signature};
+use shard_core::sigbatch::{Batch, Progress};
+use slab::Slab;
+
+/// Signatures in work at once; larger batches cost less each and hold votes up longer.
+pub const BATCH: usize = 512;
+/// Most signatures of clients' transactions that wait; past it the core stops reading from clients.
+pub const MAX_WAITING: usize = 8 * 1024;
+/// Public keys kept decompressed, per core (about 200 bytes each).
+const CACHED_KEYS: usize = 128 * 1024;
+
+/// A signature and what hangs on it.
+struct Waiting<S> {
+    key: [u8; 32],
+    message: Hash,
+    signature: Signature,
+    subject: S,
+}
+
+/// The batch verifier with its queues. `S` says what a verdict is about.
+pub struct Verifier<S> {
+    batch: Batch,
+    urgent: VecDeque<Waiting<S>>,
+    queue: VecDeque<Waiting<S>>,
+    subjects: Slab<S>,
+    budget: usize,
+}
+
+impl<S> Verifier<S> {
+    /// `seed` is drawn from the operating system, once for each core; `budget` is the slice in units of about a µs.
+    pub fn new(seed: [u8; 32], budget: usize) -> Self {
+        Verifier {
+            batch: Batch::new(BATCH, seed, CACHED_KEYS),
+            urgent: VecDeque::new(),
+            queue: VecDeque::with_capacity(MAX_WAITING),
+            subjects: Slab::with_capacity(2 * BATCH),
+            budget,
+        }
+    }
+
+    /// Adds a transaction's signature.
+    pub fn push(&mut self, key: &[u8; 32], message: Hash, signature: &Signature, subject: S) {
+        self.queue.push_back(Waiting { key: *key, message, signature: *signature, subject });
+    }
+
+    /// Adds a signature that goes first.
+    pub fn push_urgent(&mut self, key: &[u8; 32], message: Hash, signature: &Signature, subject: S) {
+        self.urgent.push_back(Waiting { key: *key, message, signature: *signature, subject });
+    }
+
+    /// Signatures that wait or are in work.
+    pub fn len(&self) -> usize {
+        self.urgent.len() + self.queue.len() + self.batch.len()
+    }
+
+    /// Whether clients' transactions have to wait outside.
+    pub fn is_full(&self) -> bool {
+        self.queue.len() >= MAX_WAITING
+    }
+
+    /// Does one slice of work and appends what is decided. Returns whether there is more to do.
+    pub fn step(&mut self, verdicts: &mut Vec<(S, bool)>) -> bool {
+        if !self.batch.is_running() {
+            while self.batch.len() < BATCH {
+                let Some(next) = self.urgent.pop_front().or_else(|| self.queue.pop_front()) else { break };
+                let token = self.subjects.insert(next.subject) as u64;
+                self.batch
+                    .push(&next.key, next.message.as_bytes(), &next.signature, token)
+                    .expect("the batch has room for BATCH");
+            }
+        }
+        if self.batch.step(self.budget) == Progress::Done {
+            for (token, valid) in self.batch.verdicts() {
+                let slot = usize::try_from(token).expect("tokens are slots");
+                verdicts.push((self.subjects.remove(slot), valid));
+            }
+        }
+        self.len() > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dag::keys::KeyPair;
+
+    use super::*;
+
+    #[test]
+    fn every_subject_gets_its_own_verdict() {
+        let mut verifier = Verifier::new([1; 32], 500);
+        let key = KeyPair::from_seed(&[2; 32]);
+        for i in 0..1500u32 {
+            let message = dag::hash::Domain::VOTE.hash(&i.to_le_bytes());
+            let mut signature = key.sign(&message);
+            signature[0] ^= u8::from(i % 100 == 7);
+            if i % 3 == 0 {
+                verifier.push_urgent(&key.public(), message, &signature, i);
+            } else {
+                verifier.push(&key.public(), message, &signature, i);
+            }
+        }
+        let mut verdicts = Vec::new();
+        while verifier.step(&mut verdicts) {}
+        assert_eq!(verdicts.len(), 1500);
+        assert!(verdicts[..BATCH - 12].iter().all(|(i, _)| i % 3 == 0), "the urgent ones come first");
+        assert!(verdicts.iter().all(|&(i, valid)| valid == (i % 100 != 7)));
+    }
+}

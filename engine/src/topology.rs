@@ -1,0 +1,101 @@
+//! Which table lives where: tables on lanes, lanes on cores.
+//!
+//! `lane = table mod lanes` belongs to the genesis, so all validators agree on it and talk lane to lane.
+//! `core = lane mod cores` belongs to the machine. A message for a lane arrives on the core that owns it.
+
+use std::{ops::Range, rc::Rc};
+
+use dag::{ChainId, Committee, Epoch, Hash, LaneId, ReplicaId, TableId};
+
+/// What the genesis fixes for every node of a shard, and which of its validators this one is.
+#[derive(Clone, Debug)]
+pub struct Shard {
+    /// Hash of the genesis.
+    pub genesis: Hash,
+    /// The validators.
+    pub committee: Rc<Committee>,
+    /// This validator's place among them.
+    pub me: ReplicaId,
+    /// Number of tables, a power of two.
+    pub tables: u16,
+    /// Number of lanes, at most the number of tables.
+    pub lanes: u16,
+}
+
+impl Shard {
+    /// The network.
+    pub fn chain(&self) -> ChainId {
+        self.committee.chain()
+    }
+
+    /// The epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.committee.epoch()
+    }
+
+    /// The lane of a table.
+    pub fn lane(&self, table: TableId) -> LaneId {
+        table % self.lanes
+    }
+
+    /// All other validators.
+    pub fn peers(&self) -> impl Iterator<Item = ReplicaId> + use<> {
+        let me = self.me;
+        self.committee.replicas().filter(move |&replica| replica != me)
+    }
+}
+
+/// The machine's side: how many cores share the lanes, and which of them this is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Placement {
+    /// Number of cores, at most the number of lanes.
+    pub cores: u16,
+    /// This core.
+    pub core: u16,
+}
+
+impl Placement {
+    /// The core of a lane.
+    pub fn core_of_lane(&self, lane: LaneId) -> u16 {
+        lane % self.cores
+    }
+
+    /// The core of a table.
+    pub fn core_of_table(&self, shard: &Shard, table: TableId) -> u16 {
+        self.core_of_lane(shard.lane(table))
+    }
+
+    /// The lanes of this core.
+    pub fn lanes(&self, shard: &Shard) -> impl Iterator<Item = LaneId> + use<> {
+        (self.core..shard.lanes).step_by(usize::from(self.cores))
+    }
+
+    /// The tables of this core, ascending.
+    pub fn tables(&self, shard: &Shard) -> Vec<TableId> {
+        let all: Range<TableId> = 0..shard.tables;
+        all.filter(|&table| self.core_of_table(shard, table) == self.core).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_table_has_one_core() {
+        let keys = (0..4).map(|i| [i; 32]).collect();
+        let committee = Rc::new(Committee::new(1, 0, keys).unwrap());
+        for (tables, lanes, cores) in [(16, 1, 1), (16, 4, 2), (64, 6, 4), (1, 1, 1)] {
+            let shard = Shard { genesis: Hash::ZERO, committee: committee.clone(), me: 0, tables, lanes };
+            let mut seen = vec![0; usize::from(tables)];
+            for core in 0..cores {
+                let placement = Placement { cores, core };
+                for table in placement.tables(&shard) {
+                    seen[usize::from(table)] += 1;
+                    assert!(placement.lanes(&shard).any(|lane| lane == shard.lane(table)));
+                }
+            }
+            assert!(seen.iter().all(|&count| count == 1));
+        }
+    }
+}
