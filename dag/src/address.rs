@@ -51,7 +51,7 @@ impl fmt::Debug for Address {
 /// Why a text is not an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AddressError {
-    /// Wrong alphabet, checksum or case.
+    /// Wrong alphabet, checksum, case or padding.
     #[error("not a bech32m text: check it for typing errors")]
     Text,
     /// bech32m, but of another kind of thing.
@@ -77,7 +77,15 @@ impl FromStr for Address {
             *bytes.get_mut(length).ok_or(AddressError::Length)? = byte;
             length += 1;
         }
-        if length == 32 { Ok(Address(bytes)) } else { Err(AddressError::Length) }
+        if length != 32 {
+            return Err(AddressError::Length);
+        }
+        let address = Address(bytes);
+        // 52 characters hold four bits more than 32 bytes: those have to be zero (BIP 173), or there would be 16 texts for one address.
+        if !address.to_string().eq_ignore_ascii_case(text) {
+            return Err(AddressError::Text);
+        }
+        Ok(address)
     }
 }
 
@@ -117,5 +125,27 @@ mod tests {
         let short = bech32::encode::<Bech32m>(Hrp::parse_unchecked(PREFIX), &[0; 31]).unwrap();
         assert_eq!(short.parse::<Address>(), Err(AddressError::Length));
         assert_eq!("top1qqq".parse::<Address>(), Err(AddressError::Text));
+    }
+
+    #[test]
+    fn refuses_padding_that_says_something() {
+        use bech32::{
+            Fe32,
+            primitives::iter::{ByteIterExt, Fe32IterExt},
+        };
+        let mut digits: Vec<Fe32> = [7; 32].into_iter().bytes_to_fes().collect();
+        let text = |digits: &[Fe32]| -> String {
+            let hrp = Hrp::parse_unchecked(PREFIX);
+            digits.iter().copied().with_checksum::<Bech32m>(&hrp).chars().collect()
+        };
+        assert_eq!(text(&digits).parse(), Ok(Address([7; 32])));
+        assert_eq!(
+            text(&digits).to_uppercase().parse(),
+            Ok(Address([7; 32])),
+            "for QR codes, as BIP 173 has it"
+        );
+        let last = digits.last_mut().unwrap();
+        *last = Fe32::try_from(last.to_u8() | 1).unwrap();
+        assert_eq!(text(&digits).parse::<Address>(), Err(AddressError::Text));
     }
 }

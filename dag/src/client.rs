@@ -6,12 +6,13 @@
 //! ```text
 //! client → node
 //!   1 submit    first tag (8), then records: each its length (2) and its bytes (see `transaction`).
-//!               Record i of the frame has tag first + i.
+//!               Record i of the frame has tag first + i, modulo 2⁶⁴.
 //!   2 account   tag (8), address (32)
 //!
 //! node → client
 //!   1 replies   one or more of: tag (8), code (1), table (2), height (8), index (4)
-//!   2 account   tag (8), found (1), balance (8), sequence (8), pending sequence (8), unit height (8), unit head (32)
+//!   2 account   tag (8), found (1), balance (8), sequence (8), pending sequence (8), unit height (8), unit head (32);
+//!               all zero behind the tag where the account has never been paid
 //! ```
 //!
 //! Each submitted record gets exactly one reply. Code 0: committed, executed and durable on a quorum, as transaction `index` of the block
@@ -287,11 +288,15 @@ pub enum Response {
 
 impl Response {
     /// Appends the frame with its length.
+    ///
+    /// # Panics
+    /// Where there are no replies: a reader refuses such a frame.
     pub fn encode_frame(&self, out: &mut Vec<u8>) {
         let start = out.len();
         out.put_u32(0);
         match self {
             Response::Replies(replies) => {
+                assert!(!replies.is_empty(), "a frame of replies has at least one");
                 out.put_u8(SUBMIT);
                 replies.iter().for_each(|reply| reply.encode(out));
             }
@@ -317,14 +322,16 @@ impl Response {
         match reader.u8()? {
             SUBMIT => {
                 let mut replies = Vec::with_capacity(reader.remaining() / REPLY_SIZE);
-                while reader.remaining() > 0 {
+                loop {
                     replies.push(Reply::decode(&mut reader)?);
+                    if reader.remaining() == 0 {
+                        return Ok(Response::Replies(replies));
+                    }
                 }
-                Ok(Response::Replies(replies))
             }
             ACCOUNT => {
                 let tag = reader.u64()?;
-                let found = reader.u8()? != 0;
+                let found = reader.u8()?;
                 let state = AccountState {
                     balance: reader.u64()?,
                     sequence: reader.u64()?,
@@ -333,7 +340,11 @@ impl Response {
                     unit_head: reader.hash()?,
                 };
                 reader.finish()?;
-                Ok(Response::Account { tag, state: found.then_some(state) })
+                match found {
+                    1 => Ok(Response::Account { tag, state: Some(state) }),
+                    0 if state == AccountState::default() => Ok(Response::Account { tag, state: None }),
+                    _ => Err(WireError::Field("found")),
+                }
             }
             _ => Err(WireError::Field("frame kind")),
         }
@@ -392,6 +403,18 @@ mod tests {
         out.clear();
         encode_account(8, &Address([1; 32]), &mut out);
         assert_eq!(Request::parse(body(&out)), Ok(Request::Account { tag: 8, address: Address([1; 32]) }));
+    }
+
+    #[test]
+    fn an_answer_has_one_form() {
+        let mut out = Vec::new();
+        Response::Account { tag: 1, state: None }.encode_frame(&mut out);
+        for at in [9, 10, 20, 81] {
+            let mut second = body(&out).to_vec();
+            second[at] = 2;
+            assert_eq!(Response::parse(&second), Err(WireError::Field("found")), "byte {at}");
+        }
+        assert_eq!(Response::parse(&[SUBMIT]), Err(WireError::Truncated), "replies without a reply");
     }
 
     proptest! {

@@ -14,6 +14,7 @@ pub mod keys;
 pub mod merkle;
 pub mod money;
 pub mod receipt;
+pub mod state_tree;
 pub mod table_block;
 pub mod transaction;
 pub mod unit;

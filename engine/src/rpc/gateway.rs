@@ -8,10 +8,16 @@ use super::message::{Call, Request, Response};
 /// Calls that wait for one core, at most.
 pub const RING_CAPACITY: usize = 1024;
 
-/// The ring of a core is full.
+/// Why a core can't be asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("node busy: core {0} has too many calls waiting; try again later")]
-pub struct NodeBusy(pub usize);
+pub enum AskError {
+    /// Its ring is full.
+    #[error("node busy: core {0} has too many calls waiting; try again later")]
+    Busy(usize),
+    /// Its loop has ended.
+    #[error("the node is stopping")]
+    Stopping,
+}
 
 /// The RPC thread's end of the ring to one core.
 pub struct CoreLink {
@@ -68,19 +74,19 @@ impl Gateway {
     /// Asks the core of an account.
     ///
     /// # Errors
-    /// Its ring is full.
+    /// Its ring is full, or its loop has ended.
     pub fn ask_account(
         &mut self,
         address: &Address,
         request: Request,
-    ) -> Result<oneshot::Receiver<Response>, NodeBusy> {
+    ) -> Result<oneshot::Receiver<Response>, AskError> {
         self.ask_table(address.table(self.tables()), request)
     }
 
     /// Asks the core of a table.
     ///
     /// # Errors
-    /// Its ring is full.
+    /// Its ring is full, or its loop has ended.
     ///
     /// # Panics
     /// Where there is no such table.
@@ -88,25 +94,28 @@ impl Gateway {
         &mut self,
         table: TableId,
         request: Request,
-    ) -> Result<oneshot::Receiver<Response>, NodeBusy> {
+    ) -> Result<oneshot::Receiver<Response>, AskError> {
         self.ask(self.core_of_table[usize::from(table)], request)
     }
 
     /// Asks every core, in their order; either all or none.
     ///
     /// # Errors
-    /// A ring is full.
-    pub fn ask_all(&mut self, request: &Request) -> Result<Vec<oneshot::Receiver<Response>>, NodeBusy> {
+    /// A ring is full, or a loop has ended.
+    pub fn ask_all(&mut self, request: &Request) -> Result<Vec<oneshot::Receiver<Response>>, AskError> {
         if let Some(full) = self.cores.iter().position(|core| core.calls.is_full()) {
-            return Err(NodeBusy(full));
+            return Err(AskError::Busy(full));
         }
         (0..self.cores.len()).map(|core| self.ask(core, request.clone())).collect()
     }
 
-    fn ask(&mut self, core: usize, request: Request) -> Result<oneshot::Receiver<Response>, NodeBusy> {
+    fn ask(&mut self, core: usize, request: Request) -> Result<oneshot::Receiver<Response>, AskError> {
         let (reply, answer) = oneshot::channel();
         let link = &mut self.cores[core];
-        link.calls.push(Call { request, reply }).map_err(|_| NodeBusy(core))?;
+        if link.calls.is_abandoned() {
+            return Err(AskError::Stopping);
+        }
+        link.calls.push(Call { request, reply }).map_err(|_| AskError::Busy(core))?;
         (link.wake)();
         Ok(answer)
     }
@@ -158,8 +167,8 @@ mod tests {
     fn a_full_ring_is_busy_and_asks_no_other() {
         let (mut gateway, mut cores, _) = gateway(2);
         let _answers = [(); 2].map(|()| gateway.ask_table(1, Request::Status).unwrap());
-        assert_eq!(gateway.ask_table(1, Request::Status).unwrap_err(), NodeBusy(1));
-        assert_eq!(gateway.ask_all(&Request::Status).unwrap_err(), NodeBusy(1));
+        assert_eq!(gateway.ask_table(1, Request::Status).unwrap_err(), AskError::Busy(1));
+        assert_eq!(gateway.ask_all(&Request::Status).unwrap_err(), AskError::Busy(1));
         assert!(cores[0].next_call().is_none());
         assert!(cores[1].next_call().is_some());
         assert_eq!(gateway.ask_all(&Request::Status).unwrap().len(), 2);
@@ -172,5 +181,12 @@ mod tests {
         let _answer = gateway.ask_table(0, Request::Latest(2)).unwrap();
         assert_eq!(cores[0].next_call().unwrap().request, Request::Latest(2));
         assert!(cores[0].next_call().is_none());
+    }
+
+    #[test]
+    fn a_loop_that_has_ended_is_noticed() {
+        let (mut gateway, cores, _) = gateway(4);
+        drop(cores);
+        assert_eq!(gateway.ask_table(0, Request::Latest(0)).unwrap_err(), AskError::Stopping);
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::{
     chain_info::ChainInfo,
-    gateway::{Gateway, NodeBusy},
+    gateway::{AskError, Gateway},
     json_rpc::{RpcError, code},
     message::{CoreStatus, Fate, ProofAnswer, Request, Response},
     views,
@@ -67,9 +67,13 @@ fn read<T: DeserializeOwned>(params: Params) -> Result<T, RpcError> {
     serde_json::from_value(Value::Object(params)).map_err(RpcError::params)
 }
 
-impl From<NodeBusy> for RpcError {
-    fn from(busy: NodeBusy) -> RpcError {
-        RpcError::new(code::BUSY, busy)
+impl From<AskError> for RpcError {
+    fn from(error: AskError) -> RpcError {
+        let code = match error {
+            AskError::Busy(_) => code::BUSY,
+            AskError::Stopping => code::STOPPING,
+        };
+        RpcError::new(code, error)
     }
 }
 

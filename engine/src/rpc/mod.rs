@@ -26,7 +26,7 @@ mod service;
 mod views;
 
 pub use chain_info::ChainInfo;
-pub use gateway::{CoreCalls, CoreLink, Gateway, NodeBusy, RING_CAPACITY, link};
+pub use gateway::{AskError, CoreCalls, CoreLink, Gateway, RING_CAPACITY, link};
 pub use json_rpc::{MAX_BATCH, MAX_RESPONSE, code};
 pub use message::{
     AccountProofInfo, BlockInfo, Call, CoreStatus, Fate, PeerStatus, Place, ProofAnswer, Request, Response,

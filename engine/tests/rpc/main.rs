@@ -1,0 +1,6 @@
+//! The RPC thread over real HTTP on loopback, against cores that answer from a made-up ledger.
+
+mod client;
+mod fake_node;
+mod hostile;
+mod methods;

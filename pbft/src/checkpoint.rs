@@ -1,0 +1,258 @@
+//! Checkpoints (section 4.3): a quorum's word on the state after a height.
+
+use std::collections::VecDeque;
+
+use dag::{Certificate, Hash, Height, ReplicaId, Vote, VoteKind};
+
+use crate::{
+    evidence::Evidence,
+    message::Message,
+    output::{Divergence, Output},
+    record::Record,
+    replica::Replica,
+    votes::{self, Cast},
+};
+
+/// Most checkpoint votes kept of one replica: those for its highest heights. One quorum on any later height is enough.
+const MAX_VOTES: usize = 8;
+/// Most own checkpoints remembered above the stable one.
+const MAX_OWN: usize = 1024;
+
+/// What is known of checkpoints.
+#[derive(Debug)]
+pub(crate) struct Checkpoints {
+    executed: Height,
+    stable: Option<Certificate>,
+    /// A quorum's checkpoint above the stable one that this replica has not reached in execution yet.
+    awaited: Option<Certificate>,
+    /// Per replica, ascending by height.
+    votes: Vec<VecDeque<Cast>>,
+    /// The votes that this replica signed above the stable height, ascending. After a restart some are not executed again yet.
+    own: VecDeque<Vote>,
+    /// The newest checkpoint that the host was told to transfer.
+    pub(crate) behind: Option<Height>,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(size: usize, executed: Height, stable: Option<Certificate>) -> Checkpoints {
+        let votes = (0..size).map(|_| VecDeque::new()).collect();
+        Checkpoints { executed, stable, awaited: None, votes, own: VecDeque::new(), behind: None }
+    }
+
+    pub(crate) fn executed(&self) -> Height {
+        self.executed
+    }
+
+    pub(crate) fn stable(&self) -> Option<&Certificate> {
+        self.stable.as_ref()
+    }
+
+    pub(crate) fn stable_height(&self) -> Height {
+        self.stable.as_ref().map_or(0, |certificate| certificate.vote.height)
+    }
+
+    /// Own votes whose checkpoint is not stable yet.
+    pub(crate) fn own(&self) -> impl Iterator<Item = &Vote> {
+        self.own.iter()
+    }
+
+    /// Whether an own checkpoint waits for a quorum.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.own.is_empty()
+    }
+
+    /// Remembers a vote that the log holds.
+    pub(crate) fn restore_own(&mut self, vote: Vote) {
+        if vote.height > self.stable_height() {
+            self.own.retain(|known| known.height != vote.height);
+            self.own.push_back(vote);
+        }
+    }
+
+    /// Adopts a certificate of the log or of a state transfer.
+    pub(crate) fn set_stable(&mut self, certificate: Certificate) {
+        let height = certificate.vote.height;
+        if height <= self.stable_height() {
+            return;
+        }
+        self.stable = Some(certificate);
+        self.own.retain(|vote| vote.height > height);
+        for votes in &mut self.votes {
+            votes.retain(|cast| cast.vote().height > height);
+        }
+        if self.awaited.as_ref().is_some_and(|awaited| awaited.vote.height <= height) {
+            self.awaited = None;
+        }
+    }
+
+    pub(crate) fn set_executed(&mut self, height: Height) {
+        self.executed = height;
+    }
+
+    fn own_at(&self, height: Height) -> Option<Hash> {
+        self.own.iter().find(|vote| vote.height == height).map(|vote| vote.digest)
+    }
+
+    /// Whether an own vote of this height may have made room for later ones.
+    fn has_forgotten(&self, height: Height) -> bool {
+        self.own.len() == MAX_OWN && self.own.front().is_some_and(|oldest| oldest.height > height)
+    }
+
+    fn at<'a>(&'a self, vote: &'a Vote) -> impl Iterator<Item = &'a Cast> {
+        let same = move |cast: &&Cast| (cast.vote().height, cast.vote().digest) == (vote.height, vote.digest);
+        self.votes.iter().filter_map(move |votes| votes.iter().find(same))
+    }
+}
+
+impl Replica {
+    /// The host has executed a committed block. Where that made a checkpoint, its digest: this replica votes for it.
+    ///
+    /// # Panics
+    /// Where heights are skipped, or not committed.
+    pub fn on_executed(&mut self, height: Height, checkpoint: Option<Hash>, now: u64) {
+        if self.is_deaf() {
+            return;
+        }
+        assert_eq!(height, self.checkpoints.executed + 1, "blocks are executed in order");
+        assert!(height <= self.head.height, "only committed blocks are executed");
+        self.checkpoints.executed = height;
+        if let Some(digest) = checkpoint {
+            self.vote_checkpoint(height, digest);
+        }
+        // A stable certificate from the log may stand above what is executed after a restart.
+        let quorum = self.checkpoints.stable.as_ref().filter(|stable| stable.vote.height == height);
+        match quorum.map(|stable| stable.vote.digest) {
+            Some(theirs) if checkpoint != Some(theirs) => {
+                self.diverge(Divergence::State { height, mine: checkpoint, theirs });
+            }
+            _ => self.settle_checkpoint(),
+        }
+        self.settle(now);
+    }
+
+    fn vote_checkpoint(&mut self, height: Height, digest: Hash) {
+        if height <= self.stable_height() {
+            return;
+        }
+        match self.checkpoints.own_at(height) {
+            Some(before) if before != digest => {
+                return self.diverge(Divergence::Replay { height, before, now: digest });
+            }
+            Some(_) => {}
+            None => {
+                let table = self.config.table;
+                let vote = Vote { kind: VoteKind::Checkpoint, checked: false, table, view: 0, height, digest };
+                self.checkpoints.own.push_back(vote);
+                if self.checkpoints.own.len() > MAX_OWN {
+                    self.checkpoints.own.pop_front();
+                }
+                self.persist(Record::Vote(vote));
+            }
+        }
+        self.resend_checkpoint(height);
+    }
+
+    /// Casts the own vote of a height again, or the newest where `height` is above all.
+    pub(crate) fn resend_checkpoint(&mut self, height: Height) {
+        let newest = self.checkpoints.own.iter().rev().find(|vote| vote.height <= height).copied();
+        if let Some(vote) = newest {
+            self.emit(Output::Vote(vote));
+        }
+    }
+
+    /// A checkpoint vote. Bound: [`MAX_VOTES`] per replica.
+    pub(crate) fn on_checkpoint_vote(&mut self, replica: ReplicaId, cast: Cast) {
+        let vote = *cast.vote();
+        if vote.height <= self.stable_height() {
+            return;
+        }
+        let votes = &mut self.checkpoints.votes[usize::from(replica)];
+        let index = votes.partition_point(|known| known.vote().height < vote.height);
+        if let Some(known) = votes.get(index).filter(|known| known.vote().height == vote.height) {
+            if let Some(evidence) = known.evidence(&cast) {
+                self.accuse(evidence);
+            }
+            return;
+        }
+        votes.insert(index, cast);
+        if votes.len() > MAX_VOTES {
+            votes.pop_front();
+        }
+        // Who vouches for a state has executed up to it.
+        self.catchup.claim(replica, vote.height);
+        if self.checkpoints.at(&vote).count() >= self.quorum() {
+            let quorum = self.checkpoints.at(&vote).take(self.quorum());
+            let certificate = votes::certificate(quorum).expect("a quorum is not empty");
+            self.await_stable(certificate);
+        }
+    }
+
+    fn accuse(&mut self, evidence: Evidence) {
+        self.counters.faulty += 1;
+        self.emit(Output::Evidence(evidence));
+    }
+
+    fn await_stable(&mut self, certificate: Certificate) {
+        let height = certificate.vote.height;
+        let known = self.checkpoints.awaited.as_ref().map_or(self.stable_height(), |awaited| awaited.vote.height);
+        if height > known {
+            self.checkpoints.awaited = Some(certificate);
+            self.settle_checkpoint();
+        }
+    }
+
+    /// A quorum's checkpoint becomes stable here once execution has reached it and agrees. A disagreement means that this replica's
+    /// state is wrong (or more than f are faulty): it must not go on.
+    fn settle_checkpoint(&mut self) {
+        let executed = self.checkpoints.executed;
+        let reached = self.checkpoints.awaited.take_if(|awaited| awaited.vote.height <= executed);
+        let Some(certificate) = reached else { return };
+        let (height, theirs) = (certificate.vote.height, certificate.vote.digest);
+        let mine = self.checkpoints.own_at(height);
+        if mine.is_none() && self.checkpoints.has_forgotten(height) {
+            return; // A later checkpoint will do.
+        }
+        if mine != Some(theirs) {
+            return self.diverge(Divergence::State { height, mine, theirs });
+        }
+        self.checkpoints.set_stable(certificate.clone());
+        self.moved = true;
+        self.persist(Record::Stable(certificate.clone()));
+        self.emit(Output::Stable { certificate });
+    }
+
+    /// A peer's stable checkpoint: pushed to one that missed the votes, or given to one whose blocks are no longer kept.
+    pub(crate) fn on_stable_checkpoint(&mut self, certificate: Certificate) {
+        let vote = certificate.vote;
+        let useful = vote.height > self.head.height || vote.height > self.stable_height();
+        if vote.kind != VoteKind::Checkpoint || vote.table != self.config.table || !useful {
+            return;
+        }
+        if self.checkpoints.behind.is_some_and(|behind| vote.height <= behind && behind > self.head.height) {
+            return;
+        }
+        if certificate.check(&self.config.committee, self.config.verify).is_err() {
+            self.counters.faulty += 1;
+            return;
+        }
+        if vote.height > self.head.height {
+            self.checkpoints.behind = Some(vote.height);
+            self.emit(Output::Behind { height: vote.height, stable: certificate.clone() });
+        }
+        self.await_stable(certificate);
+    }
+
+    /// Whether the host is fetching a state that this replica has not reached by itself.
+    pub(crate) fn is_transferring(&self) -> bool {
+        self.checkpoints.behind.is_some_and(|behind| behind > self.head.height)
+    }
+
+    /// Gives a peer the certificate that it missed. Where it lacks the blocks too, it asks for those first.
+    pub(crate) fn push_stable(&mut self, peer: ReplicaId, committed: Height, stable: Height) {
+        let height = self.stable_height();
+        if stable < height && committed >= height {
+            let certificate = self.checkpoints.stable.clone().expect("the height is above zero");
+            self.send(peer, Message::StableCheckpoint(certificate));
+        }
+    }
+}

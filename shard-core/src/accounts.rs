@@ -1,0 +1,235 @@
+//! A table's accounts: an array of leaves in order of creation, an index by address, and the tree over both.
+//!
+//! An account costs 88 bytes for its leaf, 16 for the stored part of the tree, and 6 to 12 for the index, which holds
+//! positions only and compares addresses in the array. The array grows by whole chunks, so nothing is copied and no room
+//! is kept in reserve; the index is cut into parts, so no single insertion has to move more than a part.
+
+use ahash::RandomState;
+use dag::{
+    Address, Hash,
+    state_tree::{AccountLeaf, AccountProof, MAX_ACCOUNTS},
+};
+use hashbrown::{HashTable, hash_table::Entry};
+
+use crate::{snapshot::Copying, tree::Tree};
+
+/// Place of an account in the order of creation.
+pub type Position = u32;
+
+/// Leaves of one allocation.
+const CHUNK: usize = 1024;
+/// Parts of the index.
+const PARTS: usize = 64;
+
+/// The array of leaves.
+#[derive(Debug, Default)]
+pub(crate) struct Leaves {
+    chunks: Vec<Vec<AccountLeaf>>,
+    count: usize,
+}
+
+impl Leaves {
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    pub(crate) fn get(&self, position: usize) -> &AccountLeaf {
+        &self.chunks[position / CHUNK][position % CHUNK]
+    }
+
+    fn get_mut(&mut self, position: usize) -> &mut AccountLeaf {
+        &mut self.chunks[position / CHUNK][position % CHUNK]
+    }
+
+    fn push(&mut self, leaf: AccountLeaf) {
+        if self.count.is_multiple_of(CHUNK) {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        self.chunks.last_mut().expect("pushed above where it was missing").push(leaf);
+        self.count += 1;
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &AccountLeaf> {
+        self.chunks.iter().flatten()
+    }
+}
+
+/// Positions by address.
+#[derive(Debug)]
+struct Index {
+    parts: Vec<HashTable<Position>>,
+    hasher: RandomState,
+}
+
+impl Index {
+    fn new(seed: u64) -> Index {
+        let hasher = RandomState::with_seeds(seed, seed.rotate_left(17), seed.rotate_left(31), !seed);
+        Index { parts: (0..PARTS).map(|_| HashTable::new()).collect(), hasher }
+    }
+
+    fn hash(&self, address: &Address) -> u64 {
+        self.hasher.hash_one(address)
+    }
+
+    /// hashbrown takes its buckets from the low bits and its tags from the high ones; the part comes from between.
+    fn part(hash: u64) -> usize {
+        (hash >> 40) as usize % PARTS
+    }
+}
+
+/// Why an account can't be proven now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ProofError {
+    /// Never paid.
+    #[error("no such account")]
+    Unknown,
+    /// It, or a neighbour, has changed since the last checkpoint.
+    #[error("changed since the last checkpoint: ask again after the next one")]
+    Changed,
+}
+
+/// The accounts of a table.
+#[derive(Debug)]
+pub struct Accounts {
+    leaves: Leaves,
+    index: Index,
+    tree: Tree,
+    copying: Option<Copying>,
+}
+
+impl Accounts {
+    /// No accounts yet. `index_seed` keys the index; no result depends on it.
+    pub fn new(index_seed: u64) -> Accounts {
+        Accounts {
+            leaves: Leaves::default(),
+            index: Index::new(index_seed),
+            tree: Tree::new(),
+            copying: None,
+        }
+    }
+
+    /// Number of accounts.
+    pub fn len(&self) -> usize {
+        self.leaves.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// An account's state.
+    pub fn get(&self, address: &Address) -> Option<&AccountLeaf> {
+        self.position(address).map(|position| self.leaf(position))
+    }
+
+    /// An account's place.
+    pub fn position(&self, address: &Address) -> Option<Position> {
+        let hash = self.index.hash(address);
+        let same = |position: &Position| self.leaf(*position).address == *address;
+        self.index.parts[Index::part(hash)].find(hash, same).copied()
+    }
+
+    /// The state of the account at a place.
+    ///
+    /// # Panics
+    /// Where there are not so many.
+    pub fn leaf(&self, position: Position) -> &AccountLeaf {
+        self.leaves.get(position as usize)
+    }
+
+    /// All accounts in order of creation.
+    pub fn iter(&self) -> impl Iterator<Item = &AccountLeaf> {
+        self.leaves.iter()
+    }
+
+    /// The account's place; it is created, empty, where it is unknown.
+    pub(crate) fn position_or_create(&mut self, address: &Address) -> Position {
+        self.insert(AccountLeaf { address: *address, ..AccountLeaf::default() }).0
+    }
+
+    /// Appends a leaf whose address is unknown so far; else nothing is done. Returns the place, and whether it is new.
+    pub(crate) fn insert(&mut self, leaf: AccountLeaf) -> (Position, bool) {
+        let Accounts { leaves, index, tree, .. } = self;
+        let hash = index.hash(&leaf.address);
+        let address_at = |position: &Position| &leaves.get(*position as usize).address;
+        let same = |position: &Position| *address_at(position) == leaf.address;
+        let rehash = |position: &Position| index.hasher.hash_one(address_at(position));
+        match index.parts[Index::part(hash)].entry(hash, same, rehash) {
+            Entry::Occupied(entry) => (*entry.get(), false),
+            Entry::Vacant(entry) => {
+                assert!((leaves.len() as u64) < MAX_ACCOUNTS, "positions are 32 bits");
+                let position = Position::try_from(leaves.len()).expect("checked above");
+                entry.insert(position);
+                leaves.push(leaf);
+                tree.touch(position as usize);
+                (position, true)
+            }
+        }
+    }
+
+    /// A leaf about to change.
+    pub(crate) fn leaf_mut(&mut self, position: Position) -> &mut AccountLeaf {
+        let at = position as usize;
+        self.tree.touch(at);
+        let leaf = self.leaves.get_mut(at);
+        if let Some(copying) = &mut self.copying {
+            copying.before_change(position, leaf);
+        }
+        leaf
+    }
+
+    /// Hashes changed nodes of the tree and takes their number off `left`, until that is zero; `true` once
+    /// [`root`](Self::root) is that of the present state. Between the first call and that one no account may change.
+    pub fn hash_step(&mut self, left: &mut usize) -> bool {
+        self.tree.step(&self.leaves, left)
+    }
+
+    /// Hashes all that has changed.
+    pub fn hash_all(&mut self) {
+        while !self.hash_step(&mut usize::MAX.clone()) {}
+    }
+
+    /// The root as of the last finished [`hash_step`](Self::hash_step).
+    ///
+    /// # Panics
+    /// In the midst of hashing.
+    pub fn root(&self) -> Hash {
+        self.tree.root()
+    }
+
+    /// Proves an account against the root as of the last finished [`hash_step`](Self::hash_step).
+    pub fn prove(&self, address: &Address) -> Result<AccountProof, ProofError> {
+        let position = self.position(address).ok_or(ProofError::Unknown)?;
+        let path = self.tree.path(&self.leaves, position as usize).ok_or(ProofError::Changed)?;
+        let (leaf, accounts) = (*self.leaf(position), self.tree.len() as u64);
+        Ok(AccountProof { leaf, position: position.into(), accounts, path })
+    }
+
+    /// Starts to copy the present state aside, or starts over.
+    pub fn begin_snapshot(&mut self) {
+        self.copying = Some(Copying::new(self.len()));
+    }
+
+    /// The next section of the copy: up to `max` accounts as they were at [`begin_snapshot`](Self::begin_snapshot),
+    /// whatever has changed since. `None`, and the copy over, once all are out.
+    pub fn snapshot_step(&mut self, max: usize) -> Option<Vec<u8>> {
+        let section = self.copying.as_mut()?.next_section(&self.leaves, max);
+        if section.is_none() {
+            self.copying = None;
+        }
+        section
+    }
+
+    /// Gives the copy up.
+    pub fn end_snapshot(&mut self) {
+        self.copying = None;
+    }
+
+    /// Bytes allocated for accounts, index and tree.
+    pub fn memory(&self) -> usize {
+        let leaves = self.leaves.chunks.len() * CHUNK * size_of::<AccountLeaf>();
+        let index: usize = self.index.parts.iter().map(HashTable::allocation_size).sum();
+        leaves + index + self.tree.memory()
+    }
+}
