@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 const HEADER: &str =
     "# TOP secret key (Ed25519). Whoever reads this file owns the account: keep it at mode 0600.";
 /// Largest file that is looked at. A key file has 220 bytes; the rest is room for comments.
-const MAX_FILE_SIZE: u64 = 4096;
+const MAX_FILE_SIZE: usize = 4096;
 
 /// Why a key file can't be used. Each says in one line what to do.
 #[derive(Debug, thiserror::Error)]
@@ -127,15 +127,15 @@ pub fn load(path: &Path) -> Result<KeyPair, KeyFileError> {
     })?;
     // Of the opened file, not of the path: no one can change what the path means in between.
     let metadata = file.metadata().map_err(io)?;
-    if !metadata.is_file() || metadata.len() > MAX_FILE_SIZE {
+    if !metadata.is_file() || metadata.len() > MAX_FILE_SIZE as u64 {
         return Err(content(KeyFileProblem::NotAKeyFile));
     }
     let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(KeyFileError::Mode { path: path.into(), mode });
     }
-    let mut text = Zeroizing::new(Vec::with_capacity(MAX_FILE_SIZE as usize));
-    file.take(MAX_FILE_SIZE).read_to_end(&mut text).map_err(io)?;
+    let mut text = Zeroizing::new(Vec::with_capacity(MAX_FILE_SIZE));
+    file.take(MAX_FILE_SIZE as u64).read_to_end(&mut text).map_err(io)?;
     let text = std::str::from_utf8(&text).map_err(|_| content(KeyFileProblem::NotAKeyFile))?;
     parse(text).map_err(content)
 }

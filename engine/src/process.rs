@@ -33,7 +33,7 @@ use crate::{
     log::{LogConfig, Writer, segment},
     node::{Core, Settings, frame::MAX_FRAME},
     recovery::{RecoveryError, Sources, recover},
-    rpc::{self, ChainInfo, CoreCalls, Gateway, HttpLimits, RpcOptions, Server, ServerError},
+    rpc::{self, ChainInfo, CoreCalls, Gateway, RpcOptions, Server, ServerError},
     side::{self, Side, SideClient, SideConfig, SideError},
     snapshot,
     topology::{Placement, Shard},
@@ -222,16 +222,7 @@ fn supervise(
     let core_of_table = (0..setup.genesis.tables())
         .map(|table| usize::from(table % setup.genesis.lanes() % setup.cores))
         .collect();
-    let limits = &setup.config.limits;
-    let options = RpcOptions {
-        http: HttpLimits {
-            connections: limits.rpc_connections as usize,
-            body_bytes: limits.rpc_body_bytes as usize,
-            ..HttpLimits::default()
-        },
-        reply_timeout: setup.config.timeouts.rpc_reply,
-        wait_timeout: setup.config.timeouts.rpc_wait,
-    };
+    let options = RpcOptions::from(&setup.config);
     let chain = ChainInfo::new(&setup.genesis, setup.replica);
     let gateway = Gateway::new(links, core_of_table);
     let server = Server::start(setup.config.listen.rpc, options, chain, gateway)?;
@@ -352,6 +343,8 @@ impl CoreThread {
             mempool_bytes: usize::try_from(setup.config.limits.mempool_bytes).unwrap_or(usize::MAX) / tables,
             pending_per_account: setup.config.limits.pending_per_account as usize,
             snapshot_interval: setup.config.snapshot.interval_bytes * u64::from(setup.cores) / tables as u64,
+            retained_segments: u32::try_from(setup.config.log.retain_bytes / setup.config.log.segment_bytes)
+                .unwrap_or(u32::MAX),
             ..Settings::default()
         };
         let writer = Writer::new(sources.log, &tail);

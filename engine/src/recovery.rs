@@ -21,7 +21,7 @@ use shard_core::{Delivery, Failed, Table, partition, receipts::Rewind, sigbatch}
 use crate::{
     genesis::Genesis,
     log::{LogConfig, LogId, ScanError, Scanner, Tail, segment},
-    node::{AGREEMENT, OUTCOME, OutcomeRecord, StateError, TableSetup, load_state},
+    node::{AGREEMENT, OUTCOME, OutcomeRecord, SECTION_PROMISE, StateError, TableSetup, load_state},
     snapshot::{self, SnapshotError},
     topology::{Placement, Shard},
 };
@@ -117,7 +117,7 @@ pub fn recover(
     while let Some(record) = scanner.next_record()? {
         records += 1;
         match record.kind {
-            AGREEMENT => restore(record.payload, &mut tables, &mut past)?,
+            AGREEMENT => restore(record.payload, record.position.segment, &mut tables, &mut past)?,
             OUTCOME => {
                 let outcome = OutcomeRecord::decode(record.payload)?;
                 past.failed.insert((outcome.table, outcome.height), (outcome.hash, outcome.failed));
@@ -170,19 +170,33 @@ fn open_table(
     };
     let mut config = pbft::Config::new(id, shard.me, shard.committee.clone(), key.clone(), sigbatch::verify);
     (config.base_timeout, config.max_timeout) = sources.view_timeouts;
-    Ok(TableSetup { state, replica: Replica::new(config, base) })
+    let mut setup = TableSetup::new(state, Replica::new(config, base));
+    if let Some(snapshot) = &newest.snapshot {
+        setup.on_snapshot();
+        for section in snapshot.sections().filter(|section| section.kind == SECTION_PROMISE) {
+            let record = Record::decode(&Bytes::copy_from_slice(section.bytes))?;
+            setup.replica.restore(record).map_err(|error| RecoveryError::Restore { table: id, error })?;
+        }
+    }
+    Ok(setup)
 }
 
-fn restore(payload: &[u8], tables: &mut [TableSetup], past: &mut Past) -> Result<(), RecoveryError> {
+fn restore(
+    payload: &[u8],
+    segment: u32,
+    tables: &mut [TableSetup],
+    past: &mut Past,
+) -> Result<(), RecoveryError> {
     let mut reader = Reader::new(payload);
     let id = reader.u16()?;
     let record = Record::decode(&Bytes::copy_from_slice(&payload[2..]))?;
     let table = tables.iter_mut().find(|setup| setup.state.config().id == id);
     let table = table.ok_or(RecoveryError::OtherCore(id))?;
-    if let Record::Proposal { block, .. } = &record
-        && block.height() <= table.state.height()
-    {
-        past.blocks.entry((id, block.height())).or_default().push(block.clone());
+    if let Record::Proposal { block, .. } = &record {
+        table.on_block(segment, block.height());
+        if block.height() <= table.state.height() {
+            past.blocks.entry((id, block.height())).or_default().push(block.clone());
+        }
     }
     table.replica.restore(record).map_err(|error| RecoveryError::Restore { table: id, error })
 }

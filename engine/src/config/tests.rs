@@ -16,7 +16,7 @@ fn parse(text: &str) -> Result<NodeConfig, String> {
 
 /// The example with the default of every key in force, each `# key = value` as a line of its own.
 fn example_spelled_out() -> String {
-    let keys = |line: &&str| line.strip_prefix("# ").is_some_and(|rest| is_setting(rest));
+    let keys = |line: &&str| line.strip_prefix("# ").is_some_and(is_setting);
     let line = |line| if keys(&line) { &line[2..] } else { line };
     EXAMPLE.lines().map(line).collect::<Vec<_>>().join("\n")
 }

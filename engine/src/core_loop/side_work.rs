@@ -35,6 +35,11 @@ impl SideWork {
         }
     }
 
+    /// Has the log's segments below one removed; a request that finds no room is made good by the next one.
+    pub fn trim(&mut self, core: u16, before: u32) {
+        self.submit(Job::RemoveSegments { core, before });
+    }
+
     /// Queues a snapshot.
     pub fn snapshot(&mut self, snapshot: SnapshotJob) {
         if self.snapshots.len() == MAX_WAITING {

@@ -17,6 +17,9 @@ use super::{BlockingLog, LogConfig, Tail, Writer, segment};
 /// Payload of the records that fill the measured groups, in bytes: about a transfer with its signature.
 const RECORD: usize = 192;
 
+/// Bytes that the log on a ring appends in one turn of its loop.
+const TURN: usize = 16 << 10;
+
 /// Rates for one group size, in writes per second.
 #[derive(Clone, Copy, Debug)]
 pub struct Measurement {
@@ -116,17 +119,23 @@ impl RingLog {
 
     fn run(&mut self, groups: u32, group_bytes: u32) -> io::Result<()> {
         for _ in 0..groups {
-            let writer = &mut self.writer;
-            fill_group(group_bytes, |record| {
-                writer.append(1, &[record]).map(drop).map_err(io::Error::other)
-            })?;
+            fill_group(group_bytes, |record| self.append(record))?;
             self.wait_for_write()?;
             let write = self.writer.begin_commit().expect("nothing is in flight, and all is in one segment");
             self.reactor.write_durable(self.file, write.offset.into(), write.buf, write.sequence)?;
-            // Starts the write; what follows overlaps with it.
             self.reactor.poll(Wait::Spin, &mut self.events)?;
         }
         self.wait_for_write()
+    }
+
+    /// Appends, and gives the ring a turn now and then, as the core's loop does.
+    fn append(&mut self, record: &[u8]) -> io::Result<()> {
+        let before = self.writer.pending_bytes() / TURN;
+        self.writer.append(1, &[record]).map_err(io::Error::other)?;
+        if self.writer.pending_bytes() / TURN > before {
+            self.reactor.poll(Wait::Spin, &mut self.events)?;
+        }
+        Ok(())
     }
 
     fn wait_for_write(&mut self) -> io::Result<()> {

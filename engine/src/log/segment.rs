@@ -143,7 +143,7 @@ pub(crate) async fn prepare<D: Disk>(
     write_segment(disk, directory, core, segment, segment_bytes, zeros(SECTOR)).await
 }
 
-/// The same as [`prepare`], for callers that may block.
+/// Makes the file of a segment that the writer will begin later, from zeros; does nothing when it is there already.
 pub fn prepare_blocking(directory: &Path, core: u16, segment: u32, segment_bytes: u32) -> io::Result<()> {
     block_on(prepare(&StdDisk, directory, core, segment, segment_bytes, None))
 }
@@ -221,7 +221,7 @@ pub(crate) async fn remove_before<D: Disk>(
     Ok(old.len())
 }
 
-/// The same as the side job that removes segments, for callers that may block.
+/// Removes the segments below `segment` and returns how many there were, for callers that may block.
 pub fn remove_before_blocking(directory: &Path, core: u16, segment: u32) -> io::Result<usize> {
     block_on(remove_before(&StdDisk, directory, core, segment))
 }

@@ -353,7 +353,10 @@ impl Core {
         record.encode(&mut self.scratch);
         table.logged += self.scratch.len() as u64;
         // Where the disk has failed, nothing that is held leaves any more; the loop halts the node.
-        self.journal.append(AGREEMENT, &[&id_bytes(table.id), &self.scratch], now);
+        let position = self.journal.append(AGREEMENT, &[&id_bytes(table.id), &self.scratch], now);
+        if let (Record::Proposal { block, .. }, Some(position)) = (record, position) {
+            table.needs.on_block(position.segment, block.height());
+        }
     }
 
     /// Sends a frame: at once where it promises nothing, else when all that was persisted is durable.

@@ -140,6 +140,7 @@ impl Core {
                 self.effects.push_back(Effect::ToCore(client.core(), Cross::Answer(client, answer)));
             }
             Cross::Reply(client, reply) => self.answer(client, reply),
+            Cross::Applied { by, heights } => self.on_applied(by, heights),
             Cross::Answer(client, bytes) => self.effects.push_back(Effect::ToClient(client, bytes)),
         }
     }

@@ -178,7 +178,7 @@ impl Core {
                     let before = self.settled.len();
                     table.mempool.verified(table.state.accounts(), ticket, valid, &mut self.settled);
                     table.ready_since.get_or_insert(now);
-                    self.meters.stage(Stage::Verify, since, now, 1);
+                    self.verified.push(since);
                     if self.settled.len() == before {
                         self.calls.accepted(client);
                     }

@@ -59,6 +59,8 @@ pub struct Journal<T> {
     held: VecDeque<(u64, T)>,
     /// The newest group that has a record.
     newest: u64,
+    /// The segment of the newest record.
+    segment: u32,
     /// When each group that is not durable yet got its first record.
     opened: VecDeque<(u64, u64)>,
 }
@@ -67,7 +69,7 @@ impl<T> Journal<T> {
     /// A journal over an opened log.
     pub fn new(writer: Writer) -> Self {
         let newest = writer.durable();
-        Journal { writer, held: VecDeque::new(), newest, opened: VecDeque::new() }
+        Journal { writer, held: VecDeque::new(), newest, segment: 0, opened: VecDeque::new() }
     }
 
     /// Bytes of records that a caller may still append before the open group is committed.
@@ -86,6 +88,7 @@ impl<T> Journal<T> {
                     self.newest = appended.sequence;
                     self.opened.push_back((appended.sequence, now));
                 }
+                self.segment = appended.position.segment;
                 Some(appended.position)
             }
             Err(AppendError::Stopped) => None,
@@ -113,6 +116,11 @@ impl<T> Journal<T> {
         let (sequence, opened) = self.opened.pop_front().expect("a group has a first record");
         assert_eq!(sequence, durable, "groups become durable in order");
         opened
+    }
+
+    /// The segment of the newest record.
+    pub fn segment(&self) -> u32 {
+        self.segment
     }
 
     /// The writer, for segments.

@@ -16,6 +16,7 @@ mod ingest;
 mod journal;
 mod meters;
 mod query;
+mod retention;
 mod stages;
 mod state_sync;
 mod table;
@@ -34,6 +35,7 @@ use self::{
     clients::{ClientId, Clients},
     journal::Journal,
     query::Calls,
+    retention::Foreign,
     table::TableNode,
     verify::Verifier,
 };
@@ -45,7 +47,9 @@ use crate::{
 
 pub use self::journal::{AGREEMENT, OUTCOME, OutcomeRecord};
 pub use self::meters::{Count, Meters};
-pub use self::state_sync::{SECTION_BASE, SECTION_STATE, SnapshotJob, StateError, load_state};
+pub use self::state_sync::{
+    SECTION_BASE, SECTION_PROMISE, SECTION_STATE, SnapshotJob, StateError, load_state,
+};
 pub use self::table::TableSetup;
 
 /// What an operator may set; see the node's configuration.
@@ -63,6 +67,8 @@ pub struct Settings {
     pub history_bytes: usize,
     /// Log bytes of a table between two of its snapshots.
     pub snapshot_interval: u64,
+    /// Newest segments of the log that stay, needed or not.
+    pub retained_segments: u32,
     /// Slice of signature work per turn, in units of about a µs.
     pub verify_slice: usize,
     /// Slice of execution per turn, in account changes.
@@ -82,7 +88,8 @@ impl Default for Settings {
             view_timeout_max: 30_000_000_000,
             history_bytes: 8 << 20,
             snapshot_interval: 16 << 20,
-            verify_slice: 1_600,
+            retained_segments: 4,
+            verify_slice: 1_800,
             execute_slice: 256,
             batch_target: 256,
             batch_delay: 4_000_000,
@@ -117,6 +124,13 @@ pub enum Cross {
     Reply(ClientId, dag::client::Reply),
     /// The answer to a question that came from the other core.
     Answer(ClientId, Bytes),
+    /// How far a table's snapshot has applied each table's receipts: what logs may forget.
+    Applied {
+        /// The table that has a snapshot.
+        by: dag::TableId,
+        /// By table, the height up to which its receipts are in the snapshot.
+        heights: Box<[dag::Height]>,
+    },
 }
 
 /// What the loop is to do.
@@ -134,6 +148,8 @@ pub enum Effect {
     ToCore(u16, Cross),
     /// Write a snapshot.
     Snapshot(SnapshotJob),
+    /// Remove the log's segments below this one.
+    TrimLog(u32),
     /// Stop the validator: going on would be lying.
     Halt(String),
 }
@@ -175,11 +191,16 @@ pub struct Core {
     execute_next: usize,
     connected: Vec<bool>,
     settled: Vec<Settled>,
+    /// Since when each transaction waited whose signature was judged in this turn.
+    verified: Vec<u64>,
     /// Replies of this turn, and since when.
     replies: (u64, u64),
     scratch: Vec<u8>,
     next_proposal: u64,
     calls: Calls,
+    foreign: Foreign,
+    /// Segments of the log below this are removed.
+    trimmed: u32,
     meters: Meters,
 }
 
@@ -215,10 +236,13 @@ impl Core {
             connected: vec![false; shard.committee.size()],
             meters: Meters::new(placement.core),
             settled: Vec::new(),
+            verified: Vec::new(),
             replies: (0, 0),
             scratch: Vec::new(),
             next_proposal: 0,
             calls: Calls::default(),
+            foreign: Foreign::new(shard.tables),
+            trimmed: 0,
             tables,
             slots,
             shard,
@@ -245,6 +269,9 @@ impl Core {
 
     /// Second stage of a turn: a slice of execution, and of the snapshots that are being copied.
     pub fn execute_stage(&mut self, now: u64) -> bool {
+        for since in self.verified.drain(..) {
+            self.meters.stage(Stage::Verify, since, now, 1);
+        }
         let executing = self.execute(now);
         self.copy_snapshots(now) || executing
     }
@@ -256,6 +283,9 @@ impl Core {
         self.forward();
         self.fire_timers(now);
         let agreeing = self.drain_agreement(now, wall);
+        if !agreeing {
+            self.take_promises(now);
+        }
         self.seal_votes();
         let released = self.release(now);
         self.clients.flush(|client, bytes| self.effects.push_back(Effect::ToClient(client, bytes)));

@@ -9,6 +9,7 @@
 //! a snapshot:  sections, each: kind (1), length (4), bytes
 //!   1 base     stable checkpoint's certificate, commit certificate of its block
 //!   2 state    the table's sections, in order (see `shard_core::partition`)
+//!   3 promise  a `pbft::Record`, on the own disk only: what this validator's log had promised so far
 //! ```
 
 use bytes::Bytes;
@@ -23,12 +24,14 @@ use shard_core::{
     snapshot::{LoadError, Loader},
 };
 
-use super::{Core, Effect, frame::Frame, meters::Count};
+use super::{Core, Effect, frame::Frame, meters::Count, retention::Kept};
 
 /// Section of a snapshot: the certificates.
 pub const SECTION_BASE: u8 = 1;
 /// Section of a snapshot: a part of the table's state.
 pub const SECTION_STATE: u8 = 2;
+/// Section of a snapshot: a promise of this validator, which is not for others.
+pub const SECTION_PROMISE: u8 = 3;
 /// Accounts copied in one slice.
 const SLICE: usize = 1024;
 /// Bytes of one part on its way to a peer.
@@ -63,6 +66,16 @@ struct Draft {
     stable: Option<Certificate>,
     sections: Vec<Bytes>,
     copied: bool,
+    promises: Option<Promises>,
+    /// By table: up to which height its receipts are in the state.
+    applied: Vec<Height>,
+}
+
+/// What the log had promised when a snapshot was taken.
+#[derive(Debug)]
+struct Promises {
+    records: Vec<Bytes>,
+    segment: u32,
 }
 
 /// A snapshot that peers may fetch.
@@ -95,7 +108,18 @@ pub(super) struct Sync {
     /// Since when execution waits at this height for another table.
     starved: Option<(Height, u64)>,
     /// A fetched state that is being written: it counts only once a restart would find it.
-    installing: Option<(Table, Base)>,
+    installing: Option<Installing>,
+    /// A snapshot on its way to the disk.
+    writing: Option<Kept>,
+}
+
+/// A fetched state on its way to the disk.
+#[derive(Debug)]
+struct Installing {
+    state: Table,
+    base: Base,
+    /// Its sections, until they are handed over.
+    sections: Vec<(u8, Bytes)>,
 }
 
 impl Sync {
@@ -105,6 +129,11 @@ impl Sync {
         let fetch = self.fetch.as_ref().map(|fetch| fetch.retry_at);
         let served = self.served.as_ref().map(|served| served.until);
         [starved, fetch, served].into_iter().flatten().min()
+    }
+
+    /// A snapshot is due at the next checkpoint, or at once where the table rests on one.
+    pub fn want(&mut self) {
+        self.wanted = true;
     }
 
     /// Whether a snapshot is being copied.
@@ -150,7 +179,8 @@ pub fn load_state<'a>(
     if !proves(&commit, VoteKind::Commit) {
         return Err(StateError::Certificate("commit"));
     }
-    let mut state = sections.map(|(kind, bytes)| match kind {
+    let state = sections.filter(|(kind, _)| *kind != SECTION_PROMISE);
+    let mut state = state.map(|(kind, bytes)| match kind {
         SECTION_STATE => Ok(bytes),
         _ => Err(WireError::Field("section kind")),
     });
@@ -200,7 +230,63 @@ impl Core {
             stable: None,
             sections: vec![table.state.begin_snapshot().into()],
             copied: false,
+            promises: None,
+            applied: table.applied_heights(),
         });
+    }
+
+    /// A table that has gone quiet on a checkpoint executes no further one: begin a wanted snapshot there.
+    fn begin_quiet_snapshot(&mut self, slot: usize) {
+        let table = &mut self.tables[slot];
+        let height = table.state.height();
+        let stable = table.replica.stable().filter(|stable| stable.vote.height == height).cloned();
+        let commit =
+            table.replica.committed_certificate().filter(|commit| commit.vote.height == height).cloned();
+        let (Some(stable), Some(commit)) = (stable, commit) else { return };
+        if table.sync.draft.is_some() || table.state.is_busy() || table.state.checkpoint().height != height {
+            return;
+        }
+        table.sync.wanted = false;
+        table.sync.draft = Some(Draft {
+            height,
+            commit,
+            stable: Some(stable),
+            sections: vec![table.state.begin_snapshot().into()],
+            copied: false,
+            promises: None,
+            applied: table.applied_heights(),
+        });
+    }
+
+    /// Takes the promises for snapshots that are being made. Comes after the replicas' outputs are drained, so that the journal
+    /// has all that they have promised.
+    pub(super) fn take_promises(&mut self, now: u64) {
+        let segment = self.journal.segment();
+        for slot in 0..self.tables.len() {
+            let table = &mut self.tables[slot];
+            let encode = |record: pbft::Record| {
+                let mut out = Vec::new();
+                record.encode(&mut out);
+                Bytes::from(out)
+            };
+            if let Some(draft) = table.sync.draft.as_mut().filter(|draft| draft.promises.is_none()) {
+                let records = table.replica.records().into_iter().map(encode).collect();
+                draft.promises = Some(Promises { records, segment });
+                self.finish_draft(slot, now);
+            }
+            let table = &mut self.tables[slot];
+            let waits = |installing: &&mut Installing| !installing.sections.is_empty();
+            if let Some(installing) = table.sync.installing.as_mut().filter(waits) {
+                let mut sections = std::mem::take(&mut installing.sections);
+                sections.extend(
+                    table.replica.records().into_iter().map(|record| (SECTION_PROMISE, encode(record))),
+                );
+                let (height, applied) = (installing.base.height, installing.state.meta().peers.iter());
+                let applied = applied.map(|peer| peer.applied_height).collect();
+                table.sync.writing = Some(Kept { height, segment, applied });
+                self.effects.push_back(Effect::Snapshot(SnapshotJob { table: table.id, height, sections }));
+            }
+        }
     }
 
     /// A checkpoint is stable: its snapshot counts, an older one does not any more.
@@ -231,14 +317,15 @@ impl Core {
 
     fn finish_draft(&mut self, slot: usize, now: u64) {
         let table = &mut self.tables[slot];
-        let Some(draft) = table.sync.draft.take_if(|draft| draft.copied && draft.stable.is_some()) else {
-            return;
-        };
+        let done = |draft: &mut Draft| draft.copied && draft.stable.is_some() && draft.promises.is_some();
+        let Some(draft) = table.sync.draft.take_if(done) else { return };
+        let promises = draft.promises.expect("just checked");
         let mut base = Vec::new();
         draft.stable.expect("just checked").encode(&mut base);
         draft.commit.encode(&mut base);
         let state = draft.sections.into_iter().map(|bytes| (SECTION_STATE, bytes));
-        let sections: Vec<(u8, Bytes)> = std::iter::once((SECTION_BASE, base.into())).chain(state).collect();
+        let mut sections: Vec<(u8, Bytes)> =
+            std::iter::once((SECTION_BASE, base.into())).chain(state).collect();
         let mut bytes = Vec::with_capacity(sections.iter().map(|(_, bytes)| bytes.len() + 5).sum());
         for (kind, section) in &sections {
             bytes.put_u8(*kind);
@@ -247,6 +334,9 @@ impl Core {
         }
         table.sync.served =
             Some(Served { height: draft.height, bytes: bytes.into(), until: now + SERVED_FOR });
+        sections.extend(promises.records.into_iter().map(|record| (SECTION_PROMISE, record)));
+        let kept = Kept { height: draft.height, segment: promises.segment, applied: draft.applied };
+        table.sync.writing = Some(kept);
         let job = SnapshotJob { table: table.id, height: draft.height, sections };
         self.effects.push_back(Effect::Snapshot(job));
     }
@@ -260,12 +350,16 @@ impl Core {
         now: u64,
     ) {
         let slot = self.slots[usize::from(table)].expect("snapshots come back to their core");
-        let fetched = &mut self.tables[slot].sync.installing;
-        let fetched = fetched.take_if(|(_, base)| base.height == height);
+        let sync = &mut self.tables[slot].sync;
+        let fetched = sync.installing.take_if(|installing| installing.base.height == height);
+        let written = sync.writing.take_if(|kept| kept.height == height);
         match result {
             Ok(()) => {
                 self.meters.count(Count::Snapshots, 1);
-                if let Some((state, base)) = fetched {
+                if let Some(kept) = written {
+                    self.on_kept(slot, kept);
+                }
+                if let Some(Installing { state, base, .. }) = fetched {
                     self.install(slot, state, base, now);
                 }
             }
@@ -322,6 +416,10 @@ impl Core {
         self.watch_starvation(slot, now);
         let table = &mut self.tables[slot];
         table.sync.served.take_if(|served| served.until <= now);
+        if table.sync.wanted {
+            self.begin_quiet_snapshot(slot);
+        }
+        let table = &mut self.tables[slot];
         let Some(fetch) = table.sync.fetch.as_mut().filter(|fetch| fetch.retry_at <= now) else { return };
         fetch.tries += 1;
         fetch.retry_at = now + RETRY;
@@ -409,10 +507,9 @@ impl Core {
         }
         let (id, height) = (table.id, base.height);
         eprintln!("table {id}: state at height {height} fetched from validator {from}");
-        table.sync.installing = Some((state, base));
         let sections =
             sections.into_iter().map(|(kind, bytes)| (kind, Bytes::copy_from_slice(bytes))).collect();
-        self.effects.push_back(Effect::Snapshot(SnapshotJob { table: id, height, sections }));
+        table.sync.installing = Some(Installing { state, base, sections });
     }
 
     /// Goes on from a fetched state, now that it is on disk.

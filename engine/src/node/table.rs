@@ -9,7 +9,13 @@ use shard_core::{
     mempool::{BlockLimits, Limits, Settled},
 };
 
-use super::{Settings, history::History, stages::MarkBook, state_sync::Sync};
+use super::{
+    Settings,
+    history::History,
+    retention::{Kept, Needs},
+    stages::MarkBook,
+    state_sync::Sync,
+};
 use crate::topology::Shard;
 
 /// Committed blocks that may wait for execution before the table stops voting for new ones.
@@ -33,6 +39,27 @@ pub struct TableSetup {
     pub state: Table,
     /// Its replica, with the log's records restored, not started.
     pub replica: Replica,
+    /// What it needs of the log.
+    pub(super) needs: Needs,
+}
+
+impl TableSetup {
+    /// A table from its state and its base; the log's records come next.
+    pub fn new(state: Table, replica: Replica) -> TableSetup {
+        TableSetup { state, replica, needs: Needs::default() }
+    }
+
+    /// The log holds a block of this table.
+    pub fn on_block(&mut self, segment: u32, height: Height) {
+        self.needs.on_block(segment, height);
+    }
+
+    /// The table began at a snapshot. Where its promises stand in the log is not known any more: at the log's beginning at
+    /// the latest.
+    pub fn on_snapshot(&mut self) {
+        let applied = self.state.meta().peers.iter().map(|peer| peer.applied_height).collect();
+        self.needs.on_snapshot(Kept { height: self.state.height(), segment: 0, applied });
+    }
 }
 
 /// A proposal that is being judged.
@@ -63,6 +90,7 @@ pub(super) struct TableNode {
     pub history: History,
     pub marks: MarkBook,
     pub sync: Sync,
+    pub needs: Needs,
     /// Whether the view is active.
     pub active: bool,
     /// Log bytes since the last snapshot began.
@@ -97,6 +125,7 @@ impl TableNode {
             history: History::new(settings.history_bytes),
             marks: MarkBook::default(),
             sync: Sync::default(),
+            needs: setup.needs,
             active: true,
             logged: 0,
             ready_since: None,
@@ -145,6 +174,11 @@ impl TableNode {
         if self.replica.poll_timeout().is_some_and(|at| at <= now) {
             self.replica.on_timeout(now);
         }
+    }
+
+    /// By table: the height up to which its receipts are applied here.
+    pub fn applied_heights(&self) -> Vec<Height> {
+        self.state.meta().peers.iter().map(|peer| peer.applied_height).collect()
     }
 
     /// Whether a transaction has waited so long that the primary must be sitting on it.

@@ -10,7 +10,7 @@ use shard_core::sigbatch::{Batch, Progress};
 use slab::Slab;
 
 /// Signatures in work at once; larger batches cost less each and hold votes up longer.
-pub const BATCH: usize = 512;
+pub const BATCH: usize = 1024;
 /// Most signatures of clients' transactions that wait; past it the core stops reading from clients.
 pub const MAX_WAITING: usize = 8 * 1024;
 /// Public keys kept decompressed, per core (about 200 bytes each).

@@ -52,7 +52,8 @@ impl Cluster {
     pub fn new(validators: u8, tables: u16, lanes: u16, cores: u16, accounts: u64) -> Cluster {
         let directory = tempfile::tempdir().unwrap();
         let keys: Vec<KeyPair> = (0..validators).map(|i| KeyPair::from_seed(&[100 + i; 32])).collect();
-        let validator = |(i, key): (usize, &KeyPair)| GenesisValidator { name: format!("v{i}"), key: key.address() };
+        let validator =
+            |(i, key): (usize, &KeyPair)| GenesisValidator { name: format!("v{i}"), key: key.address() };
         let parameters = Parameters {
             name: "cluster-test".into(),
             tables,

@@ -21,7 +21,8 @@ fn transfers_are_committed_on_all_validators() {
     let mut cluster = Cluster::new(4, 4, 2, 1, 8);
     cluster.start_all();
     let mut client = Client::connect(cluster.validators[0].submission);
-    let records: Vec<_> = (0..8).map(|from| cluster.transfer(from, 1, &[((from + 1) % 8, 10 * (from + 1))])).collect();
+    let records: Vec<_> =
+        (0..8).map(|from| cluster.transfer(from, 1, &[((from + 1) % 8, 10 * (from + 1))])).collect();
     for reply in client.submit(&records) {
         assert_eq!(reply.code, Code::Committed);
         assert!(reply.height > 0);
