@@ -51,7 +51,7 @@ mod fake_node;
 #[cfg(test)]
 mod tests;
 
-pub use accounts::account_key;
+pub use accounts::account_keys;
 pub use acks::{Ack, AcksError, read_acks};
 pub use generator::{Prepared, prepare};
 pub use presign::Preparation;
