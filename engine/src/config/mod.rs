@@ -204,7 +204,7 @@ impl Default for Limits {
 impl Default for Timeouts {
     fn default() -> Self {
         Timeouts {
-            view: Duration::from_millis(500),
+            view: Duration::from_secs(1),
             view_max: Duration::from_secs(30),
             reconnect_max: Duration::from_secs(1),
             rpc_reply: Duration::from_secs(5),

@@ -100,6 +100,7 @@ impl Core {
         for delivery in outcome.deliveries {
             self.deliver(delivery, now);
         }
+        self.take_deferred(slot, now);
         self.judge(slot, now);
         self.answer_settled(now);
     }

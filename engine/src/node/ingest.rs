@@ -6,7 +6,7 @@ use dag::{
     client::{AccountState, Code, Reply, Response},
     wire::WireError,
 };
-use shard_core::mempool::{Admission, Answer, Origin, Settled};
+use shard_core::mempool::{Admission, Answer, Origin, Settled, Ticket};
 
 use crate::metrics::Stage;
 
@@ -15,6 +15,7 @@ use super::{
     clients::{ClientId, Flow},
     frame::{Frame, MAX_FORWARD},
     meters::Count,
+    table::Deferred,
     verify,
 };
 
@@ -121,6 +122,10 @@ impl Core {
     /// Offers a record to a table's mempool, and its signature to the verifier.
     pub(super) fn submit(&mut self, slot: usize, origin: Origin, record: Bytes, now: u64) {
         let table = &mut self.tables[slot];
+        if table.state.is_busy() {
+            table.deferred.push(Deferred::Record(origin, record));
+            return;
+        }
         let client = match origin {
             Origin::Client { handle, .. } => Some(ClientId::from_u64(handle)),
             Origin::Peer(_) => None,
@@ -174,13 +179,11 @@ impl Core {
         for (subject, valid) in verdicts.drain(..) {
             match subject {
                 Subject::Submitted { slot, ticket, client, since } => {
-                    let table = &mut self.tables[slot];
-                    let before = self.settled.len();
-                    table.mempool.verified(table.state.accounts(), ticket, valid, &mut self.settled);
-                    table.ready_since.get_or_insert(now);
                     self.verified.push(since);
-                    if self.settled.len() == before {
-                        self.calls.accepted(client);
+                    if self.tables[slot].state.is_busy() {
+                        self.tables[slot].deferred.push(Deferred::Verdict(ticket, valid, client));
+                    } else {
+                        self.on_submitted_verdict(slot, ticket, valid, client, now);
                     }
                 }
                 Subject::Proposed { slot, proposal } => self.on_proposed_verdict(slot, proposal, valid, now),
@@ -190,6 +193,37 @@ impl Core {
         self.verdicts = verdicts;
         self.answer_settled(now);
         more
+    }
+
+    fn on_submitted_verdict(
+        &mut self,
+        slot: usize,
+        ticket: Ticket,
+        valid: bool,
+        client: Option<ClientId>,
+        now: u64,
+    ) {
+        let table = &mut self.tables[slot];
+        let before = self.settled.len();
+        table.mempool.verified(table.state.accounts(), ticket, valid, &mut self.settled);
+        table.ready_since.get_or_insert(now);
+        if self.settled.len() == before {
+            self.calls.accepted(client);
+        }
+    }
+
+    /// Takes up what came while a block was being executed.
+    pub(super) fn take_deferred(&mut self, slot: usize, now: u64) {
+        let mut deferred = std::mem::take(&mut self.tables[slot].deferred);
+        for deferred in deferred.drain(..) {
+            match deferred {
+                Deferred::Record(origin, record) => self.submit(slot, origin, record, now),
+                Deferred::Verdict(ticket, valid, client) => {
+                    self.on_submitted_verdict(slot, ticket, valid, client, now);
+                }
+            }
+        }
+        self.tables[slot].deferred = deferred;
     }
 
     /// Sends the answers that have come up to whoever submitted.

@@ -2,15 +2,17 @@
 
 use std::{collections::VecDeque, rc::Rc};
 
+use bytes::Bytes;
 use dag::{Block, Certificate, Hash, Height, LaneId, TableId, View};
 use pbft::{Replica, Slot};
 use shard_core::{
     Mempool, Table,
-    mempool::{BlockLimits, Limits, Settled},
+    mempool::{BlockLimits, Limits, Origin, Settled, Ticket},
 };
 
 use super::{
     Settings,
+    clients::ClientId,
     history::History,
     retention::{Kept, Needs},
     stages::MarkBook,
@@ -62,6 +64,15 @@ impl TableSetup {
     }
 }
 
+/// Something for the mempool that has to wait for the end of a block.
+#[derive(Debug)]
+pub(super) enum Deferred {
+    /// A record.
+    Record(Origin, Bytes),
+    /// A signature's verdict.
+    Verdict(Ticket, bool, Option<ClientId>),
+}
+
 /// A proposal that is being judged.
 #[derive(Debug)]
 pub(super) struct Validation {
@@ -85,6 +96,9 @@ pub(super) struct TableNode {
     pub replica: Replica,
     pub state: Table,
     pub mempool: Mempool,
+    /// What came while a block was being executed: the state is between two blocks only then, and a transaction of that block
+    /// would look stale.
+    pub deferred: Vec<Deferred>,
     pub validations: Vec<Validation>,
     pub unexecuted: VecDeque<(Block, Rc<Certificate>)>,
     pub history: History,
@@ -120,6 +134,7 @@ impl TableNode {
             replica: setup.replica,
             mempool: Mempool::new(shard.chain(), id, limits, index_seed),
             state: setup.state,
+            deferred: Vec::new(),
             validations: Vec::new(),
             unexecuted: VecDeque::new(),
             history: History::new(settings.history_bytes),
