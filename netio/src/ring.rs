@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use io_uring::squeue::{Entry, Flags};
+use io_uring::squeue::Entry;
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue};
 
@@ -37,12 +37,11 @@ pub(crate) enum OpKind {
     /// Of anything else.
     Cancel,
     FileWrite,
-    FileSync,
     Wake,
 }
 
 impl OpKind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 10] = [
         Self::Accept,
         Self::AcceptRetry,
         Self::Connect,
@@ -52,7 +51,6 @@ impl OpKind {
         Self::ConnCancel,
         Self::Cancel,
         Self::FileWrite,
-        Self::FileSync,
         Self::Wake,
     ];
 }
@@ -105,27 +103,12 @@ impl Completion {
     }
 }
 
-/// Entries that must reach the kernel in one submission: a link breaks at its end.
-enum Chain {
-    One(Entry),
-    Linked(Entry, Entry),
-}
-
-impl Chain {
-    fn len(&self) -> usize {
-        match self {
-            Self::One(_) => 1,
-            Self::Linked(..) => 2,
-        }
-    }
-}
-
 /// One io_uring and the count of operations it holds.
 pub(crate) struct Ring {
     uring: IoUring,
     /// Entries that found the submission queue full, in order. Each connection and file has a handful of
     /// operations at most, so their number bounds it.
-    backlog: VecDeque<Chain>,
+    backlog: VecDeque<Entry>,
     in_flight: usize,
 }
 
@@ -175,59 +158,31 @@ impl Ring {
     /// # Safety
     /// Whatever memory and descriptor `entry` names must stay valid until the operation's last completion.
     pub(crate) unsafe fn push(&mut self, op: Op, entry: Entry) {
-        self.enqueue(Chain::One(entry.user_data(op.user_data())));
-    }
-
-    /// Queues two operations of which the second begins when the first has fully succeeded, and is cancelled
-    /// otherwise.
-    ///
-    /// # Safety
-    /// As for [`push`](Self::push), for both.
-    pub(crate) unsafe fn push_linked(&mut self, first: (Op, Entry), then: (Op, Entry)) {
-        let (first_op, first) = first;
-        let (then_op, then) = then;
-        self.enqueue(Chain::Linked(
-            first.flags(Flags::IO_LINK).user_data(first_op.user_data()),
-            then.user_data(then_op.user_data()),
-        ));
-    }
-
-    fn enqueue(&mut self, chain: Chain) {
-        self.in_flight += chain.len();
-        if self.backlog.is_empty() && self.try_push(&chain) {
+        let entry = entry.user_data(op.user_data());
+        self.in_flight += 1;
+        if self.backlog.is_empty() && self.try_push(&entry) {
             return;
         }
-        self.backlog.push_back(chain);
+        self.backlog.push_back(entry);
         self.drain_backlog();
     }
 
-    fn try_push(&mut self, chain: &Chain) -> bool {
-        let mut queue = self.uring.submission();
-        if queue.capacity() - queue.len() < chain.len() {
-            return false;
-        }
-        // SAFETY: the callers of `push` and `push_linked` answer for the memory that the entries name.
-        let pushed = unsafe {
-            match chain {
-                Chain::One(entry) => queue.push(entry),
-                Chain::Linked(first, then) => queue.push(first).and_then(|()| queue.push(then)),
-            }
-        };
-        pushed.expect("there was room for the whole chain");
-        true
+    fn try_push(&mut self, entry: &Entry) -> bool {
+        // SAFETY: the callers of `push` answer for the memory that the entry names.
+        unsafe { self.uring.submission().push(entry) }.is_ok()
     }
 
     /// Moves as much of the backlog as possible into the submission queue, submitting when it is full. What the
     /// kernel won't take now stays for the next call.
     fn drain_backlog(&mut self) {
-        while let Some(chain) = self.backlog.pop_front() {
-            if self.try_push(&chain) {
+        while let Some(entry) = self.backlog.pop_front() {
+            if self.try_push(&entry) {
                 continue;
             }
             // A refusal (EBUSY, EAGAIN: reap first) shows as a queue that is still full.
             let _refused = self.uring.submit();
-            if !self.try_push(&chain) {
-                self.backlog.push_front(chain);
+            if !self.try_push(&entry) {
+                self.backlog.push_front(entry);
                 return;
             }
         }
@@ -306,17 +261,16 @@ mod tests {
         let mut ring =
             Ring::new(2, 4, Features::all()).or_else(|_| Ring::new(2, 4, Features::empty())).unwrap();
         for index in 0..OPERATIONS {
-            let op = |half| Op { kind: OpKind::Wake, key: Key { index, generation: half } };
-            let nop = || opcode::Nop::new().build();
+            let op = Op { kind: OpKind::Wake, key: Key { index, generation: 0 } };
             // SAFETY: a nop names no memory.
-            unsafe { ring.push_linked((op(0), nop()), (op(1), nop())) };
+            unsafe { ring.push(op, opcode::Nop::new().build()) };
         }
         let mut completions = Vec::new();
         while ring.in_flight() > 0 {
             ring.enter(Wait::For(Duration::from_secs(1))).unwrap();
             ring.reap(&mut completions);
         }
-        assert_eq!(completions.len(), 2 * OPERATIONS as usize);
-        assert!(completions.iter().all(|completion| completion.result == 0), "no link was cut");
+        assert_eq!(completions.len(), OPERATIONS as usize);
+        assert!(completions.iter().all(|completion| completion.result == 0));
     }
 }

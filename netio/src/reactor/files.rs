@@ -7,7 +7,6 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use io_uring::types::FsyncFlags;
 use io_uring::{opcode, types};
 
 use super::{Event, FileId, Reactor};
@@ -37,10 +36,6 @@ pub(super) struct FileWrite {
     /// Bytes that earlier attempts have written; a multiple of [`ALIGNMENT`].
     done: usize,
     attempts: u32,
-    /// Completions of the current attempt still to come.
-    pending: u8,
-    written: Result<usize, i32>,
-    synced: Result<usize, i32>,
 }
 
 /// A durable write that was not begun, with its buffer.
@@ -81,17 +76,15 @@ enum Verdict {
     Failed(io::ErrorKind, Option<i32>),
 }
 
-/// Judges an attempt to write the bytes from `done` to `len` of a buffer and to sync.
-fn judge(len: usize, done: usize, written: Result<usize, i32>, synced: Result<usize, i32>) -> Verdict {
-    let failed = |errno| Verdict::Failed(io::Error::from_raw_os_error(errno).kind(), Some(errno));
-    match (written, synced) {
-        (Ok(0), _) => Verdict::Failed(io::ErrorKind::WriteZero, None),
-        (Ok(count), Ok(_)) if done + count == len => Verdict::Durable,
-        (Ok(count), Err(errno)) if done + count == len => failed(errno),
+/// Judges an attempt to write the bytes from `done` to `len` of a buffer durably.
+fn judge(len: usize, done: usize, written: Result<usize, i32>) -> Verdict {
+    match written {
+        Ok(0) => Verdict::Failed(io::ErrorKind::WriteZero, None),
+        Ok(count) if done + count == len => Verdict::Durable,
         // Direct IO goes on from an aligned place only; what lies behind it is written twice.
-        (Ok(count), _) => Verdict::Again { done: done + count / ALIGNMENT * ALIGNMENT },
-        (Err(libc::EINTR | libc::EAGAIN), _) => Verdict::Again { done },
-        (Err(errno), _) => failed(errno),
+        Ok(count) => Verdict::Again { done: done + count / ALIGNMENT * ALIGNMENT },
+        Err(libc::EINTR | libc::EAGAIN) => Verdict::Again { done },
+        Err(errno) => Verdict::Failed(io::Error::from_raw_os_error(errno).kind(), Some(errno)),
     }
 }
 
@@ -153,17 +146,7 @@ impl Reactor {
         assert!(!buf.is_empty() && buf.len() <= MAX_WRITE, "a write of {} bytes", buf.len());
         assert!(buf.len().is_multiple_of(ALIGNMENT) && offset.is_multiple_of(ALIGNMENT as u64), "unaligned");
         let target = self.files.get_mut(file.0).expect("a registered file");
-        let write = FileWrite {
-            file: file.0,
-            tag,
-            buf,
-            offset,
-            done: 0,
-            attempts: 0,
-            pending: 0,
-            written: Ok(0),
-            synced: Ok(0),
-        };
+        let write = FileWrite { file: file.0, tag, buf, offset, done: 0, attempts: 0 };
         match self.writes.insert(write) {
             Ok(key) => {
                 target.writes_in_flight += 1;
@@ -186,52 +169,27 @@ impl Reactor {
     fn submit_write(&mut self, key: Key) {
         let write = self.writes.get_mut(key).expect("the caller has looked it up");
         write.attempts += 1;
-        write.pending = 2;
         let rest = &write.buf[write.done..];
         let len = u32::try_from(rest.len()).expect("MAX_WRITE fits u32");
         let offset = write.offset + write.done as u64;
-        let (write_entry, sync_entry) = if self.features.contains(Features::REGISTERED_FILES) {
-            let file = types::Fixed(write.file.index);
-            (opcode::Write::new(file, rest.as_ptr(), len), opcode::Fsync::new(file))
+        let entry = if self.features.contains(Features::REGISTERED_FILES) {
+            opcode::Write::new(types::Fixed(write.file.index), rest.as_ptr(), len)
         } else {
             let file = self.files.get(write.file).expect("a file outlives its writes");
-            let file = types::Fd(file.descriptor.as_raw_fd());
-            (opcode::Write::new(file, rest.as_ptr(), len), opcode::Fsync::new(file))
+            opcode::Write::new(types::Fd(file.descriptor.as_raw_fd()), rest.as_ptr(), len)
         };
-        let write_entry = write_entry.offset(offset).build();
-        let sync_entry = sync_entry.flags(FsyncFlags::DATASYNC).build();
-        let op = |kind| Op { kind, key };
-        // SAFETY: the slot keeps the buffer, untouched, until both have completed; the file can't be unregistered
-        // before that.
-        unsafe {
-            self.ring.push_linked((op(OpKind::FileWrite), write_entry), (op(OpKind::FileSync), sync_entry));
-        }
+        // One operation that ends when the bytes are durable: where the device can, a single write past its cache
+        // (forced unit access) instead of a write and a flush of all that the cache holds.
+        let entry = entry.offset(offset).rw_flags(libc::RWF_DSYNC).build();
+        // SAFETY: the slot keeps the buffer, untouched, until the operation has completed; the file can't be
+        // unregistered before that.
+        unsafe { self.ring.push(Op { kind: OpKind::FileWrite, key }, entry) };
     }
 
     pub(super) fn on_file_write(&mut self, key: Key, completion: Completion) {
-        let write = self.write_of_completion(key);
-        write.written = completion.outcome();
-        self.attempt_part_over(key);
-    }
-
-    pub(super) fn on_file_sync(&mut self, key: Key, completion: Completion) {
-        let write = self.write_of_completion(key);
-        write.synced = completion.outcome();
-        self.attempt_part_over(key);
-    }
-
-    fn write_of_completion(&mut self, key: Key) -> &mut FileWrite {
-        self.writes.get_mut(key).expect("a slot is kept until both its operations have ended")
-    }
-
-    /// Counts one of the two completions. They are judged together, so their order does not matter.
-    fn attempt_part_over(&mut self, key: Key) {
-        let write = self.write_of_completion(key);
-        write.pending -= 1;
-        if write.pending > 0 {
-            return;
-        }
-        let result = match judge(write.buf.len(), write.done, write.written, write.synced) {
+        let write = self.writes.get_mut(key).expect("a slot is kept until its operation has ended");
+        let written = completion.outcome();
+        let result = match judge(write.buf.len(), write.done, written) {
             Verdict::Durable => Ok(()),
             Verdict::Again { done } if write.attempts < MAX_ATTEMPTS => {
                 write.done = done;
@@ -261,24 +219,22 @@ impl Reactor {
 mod tests {
     use super::*;
 
-    const CANCELLED: Result<usize, i32> = Err(libc::ECANCELED);
-
     #[test]
-    fn only_a_full_write_and_a_good_sync_are_durable() {
-        assert_eq!(judge(8192, 0, Ok(8192), Ok(0)), Verdict::Durable);
-        assert_eq!(judge(8192, 4096, Ok(4096), Ok(0)), Verdict::Durable);
-        let failed_sync = judge(8192, 0, Ok(8192), Err(libc::EIO));
+    fn only_a_full_write_is_durable() {
+        assert_eq!(judge(8192, 0, Ok(8192)), Verdict::Durable);
+        assert_eq!(judge(8192, 4096, Ok(4096)), Verdict::Durable);
+        let failed_sync = judge(8192, 0, Err(libc::EIO));
         assert!(matches!(failed_sync, Verdict::Failed(_, Some(libc::EIO))), "{failed_sync:?}");
-        let full_disk = judge(8192, 0, Err(libc::ENOSPC), CANCELLED);
+        let full_disk = judge(8192, 0, Err(libc::ENOSPC));
         assert!(matches!(full_disk, Verdict::Failed(io::ErrorKind::StorageFull, Some(libc::ENOSPC))));
     }
 
     #[test]
     fn a_short_write_goes_on_from_the_last_full_block() {
-        assert_eq!(judge(16384, 0, Ok(4096), CANCELLED), Verdict::Again { done: 4096 });
-        assert_eq!(judge(16384, 4096, Ok(5000), CANCELLED), Verdict::Again { done: 8192 });
-        assert_eq!(judge(16384, 4096, Ok(100), CANCELLED), Verdict::Again { done: 4096 });
-        assert_eq!(judge(16384, 4096, Err(libc::EINTR), CANCELLED), Verdict::Again { done: 4096 });
-        assert_eq!(judge(16384, 0, Ok(0), CANCELLED), Verdict::Failed(io::ErrorKind::WriteZero, None));
+        assert_eq!(judge(16384, 0, Ok(4096)), Verdict::Again { done: 4096 });
+        assert_eq!(judge(16384, 4096, Ok(5000)), Verdict::Again { done: 8192 });
+        assert_eq!(judge(16384, 4096, Ok(100)), Verdict::Again { done: 4096 });
+        assert_eq!(judge(16384, 4096, Err(libc::EINTR)), Verdict::Again { done: 4096 });
+        assert_eq!(judge(16384, 0, Ok(0)), Verdict::Failed(io::ErrorKind::WriteZero, None));
     }
 }

@@ -259,7 +259,6 @@ impl Reactor {
             OpKind::ConnCancel => self.on_conn_cancel(key),
             OpKind::Cancel => {}
             OpKind::FileWrite => self.on_file_write(key, completion),
-            OpKind::FileSync => self.on_file_sync(key, completion),
             OpKind::Wake => self.arm_wake(),
         }
     }

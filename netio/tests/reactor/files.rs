@@ -88,23 +88,6 @@ fn a_full_device_is_an_error() {
     }
 }
 
-#[test]
-fn a_failed_sync_is_an_error_though_the_write_succeeded() {
-    let mut ends = [0; 2];
-    // SAFETY: `ends` has room for two descriptors.
-    assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
-    // SAFETY: both were just opened for us.
-    let [mut reader, writer] = ends.map(|fd| unsafe { File::from_raw_fd(fd) });
-    let mut node = Node::new(small());
-    let file = node.reactor.register_file(writer.into()).unwrap();
-    let Done { result, .. } = write(&mut node, file, &[3; ALIGNMENT]);
-    // A pipe can't be synced.
-    assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EINVAL));
-    let mut written = vec![0; ALIGNMENT];
-    reader.read_exact(&mut written).unwrap();
-    assert_eq!(written, [3; ALIGNMENT]);
-}
-
 /// A memory file that may not grow takes the part that fits, and then nothing.
 #[test]
 fn a_short_write_is_continued_and_its_failure_reported() {
