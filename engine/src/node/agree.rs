@@ -245,18 +245,15 @@ impl Core {
             return false;
         }
         let Some(place) = table.replica.can_propose() else { return false };
-        let in_flight = table.replica.in_flight().next().is_some();
-        let ready = table.mempool.ready();
-        if in_flight && ready < self.settings.batch_target {
-            // Company may come: each block costs the same few votes, however many transactions it carries.
-            let until = table.last_proposed + self.settings.batch_delay;
-            if until > now {
-                table.propose_at = (ready > 0).then_some(until);
-                return false;
-            }
+        let in_flight = place.height - 1 - table.replica.committed_height();
+        if in_flight >= self.settings.pipeline && table.mempool.ready() < self.settings.batch_target {
+            // Company comes while they are decided: each block costs the same few votes, however many transactions it
+            // carries. So the size of blocks follows the load.
+            return false;
         }
+        let ready = table.mempool.ready();
         let inbox = table.state.proposable(MAX_RECEIPTS);
-        let idle_checkpoint = !in_flight && table.quiet_checkpoint(&place, now, wall);
+        let idle_checkpoint = in_flight == 0 && table.quiet_checkpoint(&place, now, wall);
         if ready == 0 && inbox.is_empty() && !idle_checkpoint {
             return false;
         }
@@ -285,7 +282,6 @@ impl Core {
         let marks = table.marks.at(place.height);
         marks.proposed = now;
         marks.transactions = block.len() as u64;
-        table.last_proposed = now;
         self.meters.count(Count::BlocksProposed, 1);
         table.replica.propose(block, now);
         true

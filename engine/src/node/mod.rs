@@ -73,10 +73,10 @@ pub struct Settings {
     pub verify_slice: usize,
     /// Slice of execution per turn, in account changes.
     pub execute_slice: usize,
-    /// A block waits for this many transactions, or for [`batch_delay`](Self::batch_delay), while others are in flight.
+    /// Blocks of a table that may be in flight while their transactions are few.
+    pub pipeline: u64,
+    /// With this many transactions ready a block is made though [`pipeline`](Self::pipeline) are in flight.
     pub batch_target: usize,
-    /// Longest wait for [`batch_target`](Self::batch_target), ns.
-    pub batch_delay: u64,
 }
 
 impl Default for Settings {
@@ -91,8 +91,8 @@ impl Default for Settings {
             retained_segments: 4,
             verify_slice: 1_800,
             execute_slice: 256,
+            pipeline: 2,
             batch_target: 256,
-            batch_delay: 4_000_000,
         }
     }
 }

@@ -111,9 +111,7 @@ pub(super) struct TableNode {
     pub logged: u64,
     /// Since when some transaction waits to be proposed.
     pub ready_since: Option<u64>,
-    /// When this validator last proposed.
-    pub last_proposed: u64,
-    /// When what waits for company, or for a checkpoint, may wait no longer.
+    /// When a checkpoint is due although nothing happens.
     pub propose_at: Option<u64>,
 }
 
@@ -144,7 +142,6 @@ impl TableNode {
             active: true,
             logged: 0,
             ready_since: None,
-            last_proposed: 0,
             propose_at: None,
         }
     }
