@@ -1,9 +1,10 @@
 //! View changes (section 4.4): leaving a primary that makes no progress, and beginning with the next one.
 //!
-//! One step goes before the paper's. A replica whose timer runs out only complains ([`Message::Suspect`]) and keeps voting. It leaves its
-//! view, with a signed [`ViewChange`], when f + 1 replicas complain or have left, so that an honest one among them has reason to.
-//! In the paper a lone slow replica leaves at once and is lost to its view; here it stays useful. Nothing is lost: where
-//! the primary is faulty every honest replica that waits complains, and f + 1 of those make all others follow.
+//! One step goes before the paper's. A replica whose timer runs out only complains ([`Message::Suspect`]) and
+//! keeps voting. It leaves its view, with a signed [`ViewChange`], when f + 1 replicas complain or have left,
+//! so that an honest one among them has reason to. In the paper a lone slow replica leaves at once and is
+//! lost to its view; here it stays useful. Nothing is lost: where the primary is faulty every honest replica
+//! that waits complains, and f + 1 of those make all others follow.
 
 use dag::{Hash, Height, ReplicaId, View};
 
@@ -24,13 +25,15 @@ struct Peer {
     suspects: Option<(View, u64)>,
     /// Its newest view change.
     change: Option<ViewChange>,
-    /// Whether that is proven to the last signature. Checked only where it is needed: a view change is dear to verify.
+    /// Whether that is proven to the last signature. Checked only where it is needed: a view change is dear
+    /// to verify.
     proven: bool,
     /// The newest view that it sent an unproven view change for: no more are taken up to there.
     refused: Option<View>,
     /// The newest view that it has shown to be active in.
     active: View,
-    /// When it was last helped with its view, or told the own status. Bounds what a peer can make this replica send.
+    /// When it was last helped with its view, or told the own status. Bounds what a peer can make this
+    /// replica send.
     helped: Option<u64>,
     told: Option<u64>,
 }
@@ -128,17 +131,23 @@ impl Views {
     }
 
     fn changes_for(&self, view: View) -> usize {
-        self.peers.iter().filter(|peer| peer.change.as_ref().is_some_and(|change| change.view == view)).count()
+        self.peers
+            .iter()
+            .filter(|peer| peer.change.as_ref().is_some_and(|change| change.view == view))
+            .count()
     }
 
     fn changes_from(&self, view: View) -> usize {
-        self.peers.iter().filter(|peer| peer.change.as_ref().is_some_and(|change| change.view >= view)).count()
+        self.peers
+            .iter()
+            .filter(|peer| peer.change.as_ref().is_some_and(|change| change.view >= view))
+            .count()
     }
 }
 
 impl Replica {
-    /// The host knows that the primary sits on a request for too long: complain about it now. The view changes when f + 1 replicas
-    /// do, so the host gives the request to its peers as well.
+    /// The host knows that the primary sits on a request for too long: complain about it now. The view
+    /// changes when f + 1 replicas do, so the host gives the request to its peers as well.
     pub fn suspect(&mut self, now: u64) {
         if !self.is_deaf() {
             self.complain(now);
@@ -183,8 +192,8 @@ impl Replica {
         self.join(now);
     }
 
-    /// Moves to the highest view that f + 1 replicas, so at least an honest one, want to reach or pass (section 4.5.2).
-    /// Complaints grow old: single ones, each of another hour, are no reason.
+    /// Moves to the highest view that f + 1 replicas, so at least an honest one, want to reach or pass
+    /// (section 4.5.2). Complaints grow old: single ones, each of another hour, are no reason.
     fn join(&mut self, now: u64) {
         let (view, fresh) = (self.views.view, self.config.max_timeout);
         let wants = |peer: &Peer| {
@@ -199,7 +208,8 @@ impl Replica {
         }
     }
 
-    /// Leaves the current view for a later one: from here on this replica signs nothing in any view before `target`.
+    /// Leaves the current view for a later one: from here on this replica signs nothing in any view before
+    /// `target`.
     fn leave_for(&mut self, target: View, now: u64) {
         if target <= self.views.view {
             return; // Only at the end of all views.
@@ -226,15 +236,7 @@ impl Replica {
         let prepared = self.window.iter().filter_map(entry).collect();
         let config = &self.config;
         let committed = self.head.commit.clone();
-        ViewChange::sign(
-            &config.key,
-            &config.committee,
-            config.table,
-            config.me,
-            view,
-            committed,
-            prepared,
-        )
+        ViewChange::sign(&config.key, &config.committee, config.table, config.me, view, committed, prepared)
     }
 
     pub(crate) fn announce_view(&mut self) {
@@ -242,8 +244,8 @@ impl Replica {
         self.emit(Output::View { view, primary, active });
     }
 
-    /// A view change. Bound: the newest of each replica. It is not verified here: for joining, its authenticated sender's word is
-    /// enough, and the primary verifies when it has a quorum.
+    /// A view change. Bound: the newest of each replica. It is not verified here: for joining, its
+    /// authenticated sender's word is enough, and the primary verifies when it has a quorum.
     pub(crate) fn on_view_change(&mut self, from: ReplicaId, change: ViewChange, now: u64) {
         if change.replica != from {
             self.counters.faulty += 1;
@@ -263,7 +265,8 @@ impl Replica {
         self.begin_as_primary(now);
     }
 
-    /// With a quorum of view changes the primary begins the view; everybody else gives it the time to (section 4.5.2).
+    /// With a quorum of view changes the primary begins the view; everybody else gives it the time to
+    /// (section 4.5.2).
     fn begin_as_primary(&mut self, now: u64) {
         if self.views.active {
             return;
@@ -308,7 +311,8 @@ impl Replica {
 
     /// A new view, of whomever: its primary signed it, and a quorum's view changes prove it.
     pub(crate) fn on_new_view(&mut self, new_view: NewView, now: u64) {
-        let later = new_view.view > self.views.view || (new_view.view == self.views.view && !self.views.active);
+        let later =
+            new_view.view > self.views.view || (new_view.view == self.views.view && !self.views.active);
         if !later {
             return;
         }
@@ -345,13 +349,13 @@ impl Replica {
         }
     }
 
-    /// `replica` has shown that it is active in `view`. When f + 1 are ahead, one of them has the message that this replica lacks.
+    /// `replica` has shown that it is active in `view`. When f + 1 are ahead, one of them has the message
+    /// that this replica lacks.
     pub(crate) fn note_active(&mut self, replica: ReplicaId, view: View, now: u64) {
         let peer = self.views.peer(replica);
         peer.active = peer.active.max(view);
-        let ahead = |active: View| {
-            active > self.views.view || (active == self.views.view && !self.views.active)
-        };
+        let ahead =
+            |active: View| active > self.views.view || (active == self.views.view && !self.views.active);
         let leaders = (0..).zip(&self.views.peers).filter(|(_, peer)| ahead(peer.active));
         let leaders: Vec<ReplicaId> = leaders.map(|(replica, _)| replica).collect();
         let every = self.config.resend_every;
@@ -365,8 +369,9 @@ impl Replica {
         self.send(peer, Message::FetchView { view: self.views.view });
     }
 
-    /// `peer` waits for a view that has begun here, or is in an earlier one. The primary gives it the new-view message at once; anyone
-    /// else says where it stands, and is asked for the message when the primary is gone.
+    /// `peer` waits for a view that has begun here, or is in an earlier one. The primary gives it the
+    /// new-view message at once; anyone else says where it stands, and is asked for the message when the
+    /// primary is gone.
     pub(crate) fn help_view(&mut self, peer: ReplicaId, now: u64) {
         if !self.views.active || self.views.new_view.is_none() {
             return;
@@ -396,8 +401,8 @@ impl Replica {
         }
     }
 
-    /// Sends the own status, not more often than twice per resending interval: two replicas that are each behind the other in something
-    /// must not answer each other for ever.
+    /// Sends the own status, not more often than twice per resending interval: two replicas that are each
+    /// behind the other in something must not answer each other for ever.
     pub(crate) fn tell_status(&mut self, peer: ReplicaId, now: u64) {
         let every = self.config.resend_every;
         let told = &mut self.views.peer(peer).told;

@@ -13,7 +13,8 @@ use crate::{
     votes::{self, Cast},
 };
 
-/// Most checkpoint votes kept of one replica: those for its highest heights. One quorum on any later height is enough.
+/// Most checkpoint votes kept of one replica: those for its highest heights. One quorum on any later height
+/// is enough.
 const MAX_VOTES: usize = 8;
 /// Most own checkpoints remembered above the stable one.
 const MAX_OWN: usize = 1024;
@@ -27,8 +28,11 @@ pub(crate) struct Checkpoints {
     awaited: Option<Certificate>,
     /// Per replica, ascending by height.
     votes: Vec<VecDeque<Cast>>,
-    /// The votes that this replica signed above the stable height, ascending. After a restart some are not executed again yet.
+    /// The votes that this replica signed above the stable height, ascending. After a restart some are not
+    /// executed again yet.
     own: VecDeque<Vote>,
+    /// Replicas already convicted of conflicting checkpoint votes: one piece of evidence is enough.
+    accused: Vec<ReplicaId>,
     /// The newest checkpoint that the host was told to transfer.
     pub(crate) behind: Option<Height>,
 }
@@ -36,7 +40,15 @@ pub(crate) struct Checkpoints {
 impl Checkpoints {
     pub(crate) fn new(size: usize, executed: Height, stable: Option<Certificate>) -> Checkpoints {
         let votes = (0..size).map(|_| VecDeque::new()).collect();
-        Checkpoints { executed, stable, awaited: None, votes, own: VecDeque::new(), behind: None }
+        Checkpoints {
+            executed,
+            stable,
+            awaited: None,
+            votes,
+            own: VecDeque::new(),
+            accused: Vec::new(),
+            behind: None,
+        }
     }
 
     pub(crate) fn executed(&self) -> Height {
@@ -105,7 +117,8 @@ impl Checkpoints {
 }
 
 impl Replica {
-    /// The host has executed a committed block. Where that made a checkpoint, its digest: this replica votes for it.
+    /// The host has executed a committed block. Where that made a checkpoint, its digest: this replica votes
+    /// for it.
     ///
     /// # Panics
     /// Where heights are skipped, or not committed.
@@ -141,7 +154,8 @@ impl Replica {
             Some(_) => {}
             None => {
                 let table = self.config.table;
-                let vote = Vote { kind: VoteKind::Checkpoint, checked: false, table, view: 0, height, digest };
+                let vote =
+                    Vote { kind: VoteKind::Checkpoint, checked: false, table, view: 0, height, digest };
                 self.checkpoints.own.push_back(vote);
                 if self.checkpoints.own.len() > MAX_OWN {
                     self.checkpoints.own.pop_front();
@@ -170,7 +184,7 @@ impl Replica {
         let index = votes.partition_point(|known| known.vote().height < vote.height);
         if let Some(known) = votes.get(index).filter(|known| known.vote().height == vote.height) {
             if let Some(evidence) = known.evidence(&cast) {
-                self.accuse(evidence);
+                self.accuse(replica, evidence);
             }
             return;
         }
@@ -187,22 +201,26 @@ impl Replica {
         }
     }
 
-    fn accuse(&mut self, evidence: Evidence) {
-        self.counters.faulty += 1;
-        self.emit(Output::Evidence(evidence));
+    fn accuse(&mut self, replica: ReplicaId, evidence: Evidence) {
+        if !self.checkpoints.accused.contains(&replica) {
+            self.checkpoints.accused.push(replica);
+            self.counters.faulty += 1;
+            self.emit(Output::Evidence(evidence));
+        }
     }
 
     fn await_stable(&mut self, certificate: Certificate) {
         let height = certificate.vote.height;
-        let known = self.checkpoints.awaited.as_ref().map_or(self.stable_height(), |awaited| awaited.vote.height);
+        let known =
+            self.checkpoints.awaited.as_ref().map_or(self.stable_height(), |awaited| awaited.vote.height);
         if height > known {
             self.checkpoints.awaited = Some(certificate);
             self.settle_checkpoint();
         }
     }
 
-    /// A quorum's checkpoint becomes stable here once execution has reached it and agrees. A disagreement means that this replica's
-    /// state is wrong (or more than f are faulty): it must not go on.
+    /// A quorum's checkpoint becomes stable here once execution has reached it and agrees. A disagreement
+    /// means that this replica's state is wrong (or more than f are faulty): it must not go on.
     fn settle_checkpoint(&mut self) {
         let executed = self.checkpoints.executed;
         let reached = self.checkpoints.awaited.take_if(|awaited| awaited.vote.height <= executed);
@@ -221,7 +239,8 @@ impl Replica {
         self.emit(Output::Stable { certificate });
     }
 
-    /// A peer's stable checkpoint: pushed to one that missed the votes, or given to one whose blocks are no longer kept.
+    /// A peer's stable checkpoint: pushed to one that missed the votes, or given to one whose blocks are no
+    /// longer kept.
     pub(crate) fn on_stable_checkpoint(&mut self, certificate: Certificate) {
         let vote = certificate.vote;
         let useful = vote.height > self.head.height || vote.height > self.stable_height();

@@ -22,14 +22,16 @@ pub struct Config {
     pub key: Rc<KeyPair>,
     /// W: how many heights above its last committed one a primary may propose; 1 to 32, by default 8.
     pub window: u64,
-    /// How many heights above the last stable checkpoint anything may be proposed (H − h in the paper, section 4.2);
-    /// more than two checkpoint intervals, by default 512.
+    /// How many heights above the last stable checkpoint anything may be proposed (H − h in the paper,
+    /// section 4.2); more than two checkpoint intervals, by default 512.
     pub watermark: u64,
-    /// How long a replica that waits sees nothing commit before it suspects the primary, in ns; by default 600 ms.
+    /// How long a replica that waits sees nothing commit before it suspects the primary, in ns; by default
+    /// 600 ms.
     pub base_timeout: u64,
     /// Largest value that the doubling timeout reaches, in ns.
     pub max_timeout: u64,
-    /// How long nothing moves before messages are sent again, in ns. Doubles up to 16 times that while nothing moves.
+    /// How long nothing moves before messages are sent again, in ns. Doubles up to 16 times that while
+    /// nothing moves.
     pub resend_every: u64,
     /// The signature rule, for certificates and view changes. Bundles of votes are checked by the host.
     pub verify: VerifyFn,
@@ -59,15 +61,20 @@ impl Config {
         }
     }
 
-    /// How many heights above its last committed one a replica takes part in: twice W, because it may lag behind the
-    /// primary by as much again before it has to fetch.
+    /// How many heights above its last committed one a replica takes part in: twice W, because it may lag
+    /// behind the primary by as much again before it has to fetch.
     pub(crate) fn reach(&self) -> u64 {
         2 * self.window
     }
 
     pub(crate) fn check(&self) {
         assert!(usize::from(self.me) < self.committee.size(), "replica {} is not of the committee", self.me);
-        assert_eq!(self.committee.key(self.me), Some(&self.key.public()), "the key is not that of replica {}", self.me);
+        assert_eq!(
+            self.committee.key(self.me),
+            Some(&self.key.public()),
+            "the key is not that of replica {}",
+            self.me
+        );
         assert!(self.window >= 1 && self.reach() <= MAX_PREPARED as u64, "a window of 1 to 32");
         assert!(self.watermark >= self.window, "the watermark leaves room for the window");
         assert!(self.base_timeout > 0 && self.max_timeout >= self.base_timeout && self.resend_every > 0);
@@ -83,7 +90,8 @@ pub struct Base {
     pub digest: Hash,
     /// Time of that block's header (µs since 1970); of the genesis at height zero.
     pub time: u64,
-    /// The commit certificate of that block; none exactly at height zero. A view change proves the height with it.
+    /// The commit certificate of that block; none exactly at height zero. A view change proves the height
+    /// with it.
     pub commit: Option<Certificate>,
     /// The newest stable checkpoint's certificate; none where there is none yet.
     pub stable: Option<Certificate>,
@@ -96,11 +104,19 @@ impl Base {
     }
 
     pub(crate) fn check(&self, table: TableId) {
-        assert_eq!(self.commit.is_some(), self.height > 0, "every height above the genesis has its commit certificate");
+        assert_eq!(
+            self.commit.is_some(),
+            self.height > 0,
+            "every height above the genesis has its commit certificate"
+        );
         if let Some(commit) = &self.commit {
             let vote = &commit.vote;
             let place = (vote.kind, vote.table, vote.height, vote.digest);
-            assert_eq!(place, (VoteKind::Commit, table, self.height, self.digest), "the certificate is the base's");
+            assert_eq!(
+                place,
+                (VoteKind::Commit, table, self.height, self.digest),
+                "the certificate is the base's"
+            );
         }
         if let Some(stable) = &self.stable {
             assert_eq!((stable.vote.kind, stable.vote.table), (VoteKind::Checkpoint, table));

@@ -2,8 +2,8 @@
 
 use dag::{Committee, ReplicaId, Vote, keys::VerifyFn, vote::VoteProof};
 
-/// Two conflicting votes of one validator, with what proves both to a third party: same kind, table, view and height, but not
-/// the same digest. An honest validator never signs such a pair, not even across restarts.
+/// Two conflicting votes of one validator, with what proves both to a third party: same kind, table, view and
+/// height, but not the same digest. An honest validator never signs such a pair, not even across restarts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Evidence {
     /// The vote that was counted.

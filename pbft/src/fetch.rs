@@ -1,5 +1,5 @@
-//! Catching up: committed blocks with their certificates, single proposed blocks, and state transfer as the last resort
-//! (section 4.6 and 5.3.2 speak of the same, by pages of state).
+//! Catching up: committed blocks with their certificates, single proposed blocks, and state transfer as the
+//! last resort (section 4.6 and 5.3.2 speak of the same, by pages of state).
 
 use dag::{Block, Certificate, Hash, Height, ReplicaId, VoteKind};
 
@@ -59,7 +59,8 @@ impl Catchup {
 }
 
 impl Replica {
-    /// Asks for the blocks above the committed height, where a peer claims to have them and no question is out.
+    /// Asks for the blocks above the committed height, where a peer claims to have them and no question is
+    /// out.
     pub(crate) fn fetch_blocks(&mut self, now: u64) {
         if self.catchup.fetch.is_some() || self.is_transferring() {
             return;
@@ -73,7 +74,11 @@ impl Replica {
 
     pub(crate) fn on_fetch_timeout(&mut self, now: u64) {
         if let Some(fetch) = self.catchup.fetch.as_ref().filter(|fetch| fetch.deadline <= now) {
-            self.catchup.failed(fetch.peer);
+            let peer = fetch.peer;
+            self.catchup.failed(peer);
+            // The answer may be lost: an honest peer repeats its claim when it hears where this replica stands.
+            let status = self.status();
+            self.send(peer, status);
         }
     }
 
@@ -127,7 +132,8 @@ impl Replica {
             && certificate.check(&self.config.committee, self.config.verify).is_ok()
     }
 
-    /// Asks for a block that this replica must have to go on: re-proposed, or committed by votes. Once; resending asks the next peer.
+    /// Asks for a block that this replica must have to go on: re-proposed, or committed by votes. Once;
+    /// resending asks the next peer.
     pub(crate) fn request_body(&mut self, height: Height, digest: Hash) {
         let asked = self.window.at(height).asked.filter(|(known, _)| *known == digest);
         if asked.is_none() {
@@ -143,7 +149,8 @@ impl Replica {
         }
     }
 
-    /// Who must have a block: who voted for it, and who reported it prepared. Honest ones keep it until its height is committed.
+    /// Who must have a block: who voted for it, and who reported it prepared. Honest ones keep it until its
+    /// height is committed.
     fn holders(&self, height: Height, digest: &Hash) -> Vec<ReplicaId> {
         let mut holders = self.views.reporters(height, digest);
         if let Some(instance) = self.window.get(height) {
@@ -195,7 +202,8 @@ impl Replica {
     /// The host has replaced the table's state by that of a checkpoint above the committed height.
     ///
     /// # Panics
-    /// Where the base is inconsistent, or not above the committed height: such a transfer came too late, drop it.
+    /// Where the base is inconsistent, or not above the committed height: such a transfer came too late, drop
+    /// it.
     pub fn install(&mut self, base: Base, now: u64) {
         base.check(self.config.table);
         if self.is_deaf() {

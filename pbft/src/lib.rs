@@ -1,9 +1,10 @@
-//! Agreement: one sans-io PBFT replica per table, after Castro and Liskov, «Practical Byzantine Fault Tolerance»
-//! (OSDI '99; «and Proactive Recovery», TOCS '02).
+//! Agreement: one sans-io PBFT replica per table, after Castro and Liskov, «Practical Byzantine Fault
+//! Tolerance» (OSDI '99; «and Proactive Recovery», TOCS '02).
 //!
-//! A [`Replica`] holds no socket, file, thread or clock. The host feeds it messages, votes, verdicts and the time, then
-//! drains [`Replica::poll_output`] until it gives nothing, and calls [`Replica::on_timeout`] when
-//! [`Replica::poll_timeout`] says so. The fault model, the safety argument and the bounds stand in the crate's README.
+//! A [`Replica`] holds no socket, file, thread or clock. The host feeds it messages, votes, verdicts and the
+//! time, then drains [`Replica::poll_output`] until it gives nothing, and calls [`Replica::on_timeout`] when
+//! [`Replica::poll_timeout`] says so. The fault model, the safety argument and the bounds stand in the
+//! crate's README.
 #![forbid(unsafe_code)]
 
 mod change;
@@ -17,8 +18,8 @@ mod normal;
 mod output;
 mod record;
 mod replica;
-mod restore;
 mod resend;
+mod restore;
 mod view_change;
 mod votes;
 mod window;

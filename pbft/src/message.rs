@@ -32,7 +32,8 @@ pub const MAX_BLOCKS: usize = 64;
 /// What replicas say to each other besides votes.
 #[derive(Clone, Debug)]
 pub enum Message {
-    /// The primary's block (pre-prepare, section 4.2). Unsigned: the channel authenticates it, and the primary's prepare vote signs it.
+    /// The primary's block (pre-prepare, section 4.2). Unsigned: the channel authenticates it, and the
+    /// primary's prepare vote signs it.
     Proposal {
         /// The view.
         view: View,

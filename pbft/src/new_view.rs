@@ -22,7 +22,8 @@ pub struct NewView {
     pub view: View,
     /// A quorum of view changes for it, by ascending replica.
     pub changes: Vec<ViewChange>,
-    /// The primary's. Without it anyone could assemble another quorum and split the view (safe, but not live).
+    /// The primary's. Without it anyone could assemble another quorum and split the view (safe, but not
+    /// live).
     pub signature: Signature,
 }
 
@@ -48,7 +49,8 @@ pub enum NewViewError {
 pub struct Plan {
     /// The commit certificate of the highest committed height that the quorum proves; none for the genesis.
     pub base: Option<Certificate>,
-    /// What must be proposed again, from the height above the base on, without a gap; each the child of the one before.
+    /// What must be proposed again, from the height above the base on, without a gap; each the child of the
+    /// one before.
     pub entries: Vec<PreparedEntry>,
 }
 
@@ -131,7 +133,8 @@ impl NewView {
         if let Some(change) = self.changes.iter().find(|change| change.view != self.view) {
             return Err(NewViewError::View(change.view));
         }
-        let primary = committee.key(committee.primary(table, self.view)).expect("the primary is of the committee");
+        let primary =
+            committee.key(committee.primary(table, self.view)).expect("the primary is of the committee");
         if !verify(primary, self.digest(committee, table).as_bytes(), &self.signature) {
             return Err(NewViewError::Signature);
         }
@@ -141,8 +144,9 @@ impl NewView {
         Ok(())
     }
 
-    /// Derives what the view begins with. The base is the highest proven commit. Above it, height by height, the block that was
-    /// prepared in the highest view among those whose parent is the block picked before; the first height without one ends it.
+    /// Derives what the view begins with. The base is the highest proven commit. Above it, height by height,
+    /// the block that was prepared in the highest view among those whose parent is the block picked before;
+    /// the first height without one ends it.
     ///
     /// Nothing committed is lost by stopping or by that choice: see the README's safety argument.
     pub fn plan(&self) -> Plan {
@@ -153,10 +157,11 @@ impl NewView {
         loop {
             let height = plan.top() + 1;
             let candidates = self.changes.iter().flat_map(|change| &change.prepared);
-            // At the genesis the parent's hash is in no certificate. A quorum prepared the block, so an honest replica has
-            // compared it.
-            let fitting = candidates
-                .filter(|entry| entry.height() == height && parent.is_none_or(|parent| entry.parent() == parent));
+            // At the genesis the parent's hash is in no certificate. A quorum prepared the block, so an
+            // honest replica has compared it.
+            let fitting = candidates.filter(|entry| {
+                entry.height() == height && parent.is_none_or(|parent| entry.parent() == parent)
+            });
             let Some(entry) = fitting.max_by_key(|entry| entry.certificate.vote.view) else { return plan };
             parent = Some(entry.digest());
             plan.entries.push(entry.clone());

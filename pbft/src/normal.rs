@@ -1,9 +1,10 @@
 //! The normal case (section 4.2): proposal, prepare, commit; several heights at once.
 //!
 //! Two rules go beyond the paper, because blocks name their parent:
-//! - A block is accepted only when its parent is the block accepted before it in this view, or the committed one.
-//! - A replica commits in order within a view: it signs Commit(v, h) only when h − 1 is committed, or when it signed
-//!   Commit(v, h − 1) in the same view v. The safety of a new view rests on this; see the README.
+//! - A block is accepted only when its parent is the block accepted before it in this view, or the committed
+//!   one.
+//! - A replica commits in order within a view: it signs Commit(v, h) only when h − 1 is committed, or when it
+//!   signed Commit(v, h − 1) in the same view v. The safety of a new view rests on this; see the README.
 
 use std::ops::ControlFlow;
 
@@ -19,7 +20,8 @@ use crate::{
 };
 
 impl Replica {
-    /// The place of the next block, where this replica is the primary of an active view and window and watermark have room.
+    /// The place of the next block, where this replica is the primary of an active view and window and
+    /// watermark have room.
     pub fn can_propose(&self) -> Option<Slot> {
         let plan = &self.views.plan;
         if self.is_deaf() || !self.views.active || self.primary() != self.config.me {
@@ -31,20 +33,26 @@ impl Replica {
             && height <= self.head.height + self.config.window
             && height <= self.stable_height() + self.config.watermark;
         let instance = self.window.get(height)?;
-        // After a restart the log may hold a vote here without what comes before it: nothing else may be proposed.
+        // After a restart the log may hold a vote here without what comes before it: nothing else may be
+        // proposed.
         let fresh = instance.prepare_in(self.views.view).is_none();
         let (parent, parent_time) = self.tip();
         (room && fresh).then_some(Slot { view: self.views.view, height, parent, parent_time })
     }
 
-    /// Proposes the host's own block at the place that [`can_propose`](Self::can_propose) gave. Its signatures count as checked.
+    /// Proposes the host's own block at the place that [`can_propose`](Self::can_propose) gave. Its
+    /// signatures count as checked.
     ///
     /// # Panics
     /// Where nothing can be proposed, or the block belongs to another place.
     pub fn propose(&mut self, block: Block, now: u64) {
         let slot = self.can_propose().expect("propose follows can_propose");
         let header = block.header();
-        assert_eq!((header.height, header.parent), (slot.height, slot.parent), "the block is for the open slot");
+        assert_eq!(
+            (header.height, header.parent),
+            (slot.height, slot.parent),
+            "the block is for the open slot"
+        );
         assert!(header.time >= slot.parent_time, "time never runs backwards in a chain");
         assert!(self.is_fresh(&block), "table, chain, epoch, view and proposer are this replica's");
         let view = slot.view;
@@ -73,8 +81,8 @@ impl Replica {
             && header.proposer == self.primary()
     }
 
-    /// A pre-prepare (section 4.2): accepted from the primary of the current view only, within the watermarks, and the first one
-    /// of its height only.
+    /// A pre-prepare (section 4.2): accepted from the primary of the current view only, within the
+    /// watermarks, and the first one of its height only.
     pub(crate) fn on_proposal(&mut self, from: ReplicaId, view: View, block: Block, now: u64) {
         let expected = self.views.active && view == self.views.view && from == self.primary();
         let height = block.height();
@@ -153,7 +161,8 @@ impl Replica {
         let Some(instance) = self.window.get_mut(height) else { return ControlFlow::Break(None) };
         let Some(block) = instance.pending.take() else { return ControlFlow::Break(None) };
         let signed = instance.prepare_in(view).copied();
-        // Having signed for another block of this view (its parent was not the committed one), this replica has no say here any more.
+        // Having signed for another block of this view (its parent was not the committed one), this replica
+        // has no say here any more.
         let torn = signed.is_some_and(|vote| vote.digest != block.hash());
         if torn || block.header().parent != parent || block.header().time < parent_time {
             return ControlFlow::Break(Some(Contradiction));
@@ -218,7 +227,8 @@ impl Replica {
         self.cast(VoteKind::Prepare, checked, height, digest);
     }
 
-    /// Signs a vote, once: durable first, then to the host. The vote counts when the host hands it back in a signed bundle.
+    /// Signs a vote, once: durable first, then to the host. The vote counts when the host hands it back in a
+    /// signed bundle.
     fn cast(&mut self, kind: VoteKind, checked: bool, height: Height, digest: Hash) {
         let view = self.views.view;
         assert!(self.views.active && self.views.tally == view, "votes are for the view that has begun");
@@ -228,7 +238,10 @@ impl Replica {
         if let Some(last) = last {
             assert!(last.view <= view, "views only grow");
             if last.view == view {
-                assert_eq!(last.digest, digest, "a replica never signs two different votes for one view and height");
+                assert_eq!(
+                    last.digest, digest,
+                    "a replica never signs two different votes for one view and height"
+                );
                 return;
             }
         }
@@ -271,7 +284,8 @@ impl Replica {
             self.counters.ignored += 1;
             return;
         };
-        let ballot = if vote.kind == VoteKind::Prepare { &mut instance.prepares } else { &mut instance.commits };
+        let ballot =
+            if vote.kind == VoteKind::Prepare { &mut instance.prepares } else { &mut instance.commits };
         match ballot.add(replica, size, cast) {
             Added::Known => {}
             Added::Conflict(evidence) => {
@@ -286,10 +300,11 @@ impl Replica {
         }
     }
 
-    /// Signs Commit, in order, for every height that became prepared (section 4.2: the block and a quorum of prepare votes).
+    /// Signs Commit, in order, for every height that became prepared (section 4.2: the block and a quorum of
+    /// prepare votes).
     ///
-    /// The host's own judgement may still be pending: among the quorum f + 1 honest replicas found the block valid. Against an
-    /// own verdict of invalid this replica never votes.
+    /// The host's own judgement may still be pending: among the quorum f + 1 honest replicas found the block
+    /// valid. Against an own verdict of invalid this replica never votes.
     pub(crate) fn cast_commits(&mut self) {
         if !self.views.active {
             return;
@@ -315,7 +330,8 @@ impl Replica {
         }
     }
 
-    /// Commits, in order, every height that a quorum has voted to commit. That needs no active view: the votes prove themselves.
+    /// Commits, in order, every height that a quorum has voted to commit. That needs no active view: the
+    /// votes prove themselves.
     pub(crate) fn advance(&mut self, now: u64) {
         let quorum = self.quorum();
         let before = self.head.height;
@@ -338,10 +354,12 @@ impl Replica {
         }
     }
 
-    /// Makes the next height final. False where the certificate contradicts the chain: then more than f replicas are faulty.
+    /// Makes the next height final. False where the certificate contradicts the chain: then more than f
+    /// replicas are faulty.
     ///
-    /// The record may reach the disk after the block was delivered, or never: every voter of the certificate made its vote and
-    /// prepare certificate durable first, so any quorum still proves the block, and a restarted replica learns it again.
+    /// The record may reach the disk after the block was delivered, or never: every voter of the certificate
+    /// made its vote and prepare certificate durable first, so any quorum still proves the block, and a
+    /// restarted replica learns it again.
     pub(crate) fn commit(&mut self, block: Block, certificate: Certificate) -> bool {
         let (height, digest) = (block.height(), block.hash());
         assert_eq!(height, self.head.height + 1, "heights commit in order");
@@ -367,14 +385,18 @@ impl Replica {
     /// Moves the head to the next height.
     pub(crate) fn raise(&mut self, block: &Block, certificate: Certificate) {
         let header = block.header();
-        self.head =
-            Head { height: header.height, digest: block.hash(), time: header.time, commit: Some(certificate) };
+        self.head = Head {
+            height: header.height,
+            digest: block.hash(),
+            time: header.time,
+            commit: Some(certificate),
+        };
         self.window.advance(self.head.height);
         self.realign();
     }
 
-    /// Takes back what is accepted above the head but does not build on it: the primary told this replica something else than
-    /// the quorum.
+    /// Takes back what is accepted above the head but does not build on it: the primary told this replica
+    /// something else than the quorum.
     pub(crate) fn realign(&mut self) {
         let digest = self.head.digest;
         let first = self.window.iter().next().and_then(|(_, instance)| instance.accepted.as_ref());

@@ -4,21 +4,23 @@ use dag::{Block, Certificate, Hash, Height, ReplicaId, View, Vote};
 
 use crate::{evidence::Evidence, message::Message, record::Record};
 
-/// An effect. Outputs come in order, and whatever stands behind a [`Persist`](Output::Persist) leaves the node only once
-/// that record is durable.
+/// An effect. Outputs come in order, and whatever stands behind a [`Persist`](Output::Persist) leaves the
+/// node only once that record is durable.
 #[derive(Clone, Debug)]
 pub enum Output {
     /// Write this to the log before anything emitted later leaves.
     Persist(Record),
     /// Cast this vote: put it into this turn's bundle, sign, send to all peers, and hand it back through
-    /// [`on_vote`](crate::Replica::on_vote). The replica counts its own vote only then, because a certificate needs the signed proof.
+    /// [`on_vote`](crate::Replica::on_vote). The replica counts its own vote only then, because a certificate
+    /// needs the signed proof.
     Vote(Vote),
     /// Send to every other replica.
     Broadcast(Message),
     /// Send to one replica.
     Send(ReplicaId, Message),
-    /// Judge a fresh proposal and answer through [`on_validated`](crate::Replica::on_validated). Table, chain, epoch, proposer, parent
-    /// and time are already checked; the host checks signatures and inbox references. Comes in ascending height within a view.
+    /// Judge a fresh proposal and answer through [`on_validated`](crate::Replica::on_validated). Table,
+    /// chain, epoch, proposer, parent and time are already checked; the host checks signatures and inbox
+    /// references. Comes in ascending height within a view.
     Validate {
         /// The view of the proposal.
         view: View,
@@ -34,13 +36,15 @@ pub enum Output {
         /// The quorum of commit votes.
         certificate: Certificate,
     },
-    /// The state after this height, which the host has executed, is a quorum's: it may take a snapshot and truncate its log.
+    /// The state after this height, which the host has executed, is a quorum's: it may take a snapshot and
+    /// truncate its log.
     Stable {
         /// The quorum of checkpoint votes.
         certificate: Certificate,
     },
-    /// A peer asks for committed blocks. Answer with [`Message::Blocks`], from `from_height` on without a gap and within the frame
-    /// limit; or with [`Message::StableCheckpoint`] where the first of them is no longer kept.
+    /// A peer asks for committed blocks. Answer with [`Message::Blocks`], from `from_height` on without a gap
+    /// and within the frame limit; or with [`Message::StableCheckpoint`] where the first of them is no longer
+    /// kept.
     Serve {
         /// Who asks.
         to: ReplicaId,
@@ -57,7 +61,8 @@ pub enum Output {
         /// Its certificate, verified.
         stable: Certificate,
     },
-    /// A view began or was left. Where `active` is false, proposals in flight are undecided until the next one begins.
+    /// A view began or was left. Where `active` is false, proposals in flight are undecided until the next
+    /// one begins.
     View {
         /// The view.
         view: View,
@@ -68,7 +73,8 @@ pub enum Output {
     },
     /// Proof that a validator signed two conflicting votes.
     Evidence(Evidence),
-    /// This replica's state or past contradicts a quorum's. The host must stop: going on would only spread it.
+    /// This replica's state or past contradicts a quorum's. The host must stop: going on would only spread
+    /// it.
     Diverged(Divergence),
 }
 

@@ -31,7 +31,8 @@ pub struct Counters {
     pub resends: u64,
     /// Votes and proposals outside the window, for an earlier view, or from one that has no say in it.
     pub ignored: u64,
-    /// Messages that prove nothing or contradict what their sender said before: only a faulty replica sends them.
+    /// Messages that prove nothing or contradict what their sender said before: only a faulty replica sends
+    /// them.
     pub faulty: u64,
 }
 
@@ -97,7 +98,8 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// A replica that stands on `base`. Feed the log to [`restore`](Self::restore), then call [`start`](Self::start).
+    /// A replica that stands on `base`. Feed the log to [`restore`](Self::restore), then call
+    /// [`start`](Self::start).
     ///
     /// # Panics
     /// Where the configuration or the base is inconsistent.
@@ -168,8 +170,8 @@ impl Replica {
         self.settle(now);
     }
 
-    /// Whether the host holds client work that this table should commit. While it does, the request timer runs (section 4.4);
-    /// every commit restarts it.
+    /// Whether the host holds client work that this table should commit. While it does, the request timer
+    /// runs (section 4.4); every commit restarts it.
     pub fn set_waiting(&mut self, waiting: bool, now: u64) {
         self.waiting = waiting;
         self.settle(now);
@@ -182,6 +184,9 @@ impl Replica {
 
     /// When to call [`on_timeout`](Self::on_timeout), in ns; never for an idle table.
     pub fn poll_timeout(&self) -> Option<u64> {
+        if self.is_deaf() {
+            return None;
+        }
         let deadlines = [self.timers.progress, self.timers.resend, self.catchup.deadline()];
         deadlines.into_iter().flatten().min()
     }
@@ -323,8 +328,8 @@ impl Replica {
         self.checkpoints.stable_height()
     }
 
-    /// The accepted blocks above the committed height, ascending; what the next proposal builds upon. A re-proposed block that
-    /// is still being fetched is left out.
+    /// The accepted blocks above the committed height, ascending; what the next proposal builds upon. A
+    /// re-proposed block that is still being fetched is left out.
     pub fn in_flight(&self) -> impl Iterator<Item = &Block> {
         let accepted = self.window.iter().map_while(|(_, instance)| instance.accepted.as_ref());
         accepted.filter_map(|accepted| accepted.block.as_ref())

@@ -5,7 +5,8 @@ use dag::{Height, ReplicaId, View};
 use crate::{message::Message, output::Output, replica::Replica};
 
 impl Replica {
-    /// A channel to a peer is up (again): what it may have missed is sent again, and both sides learn where the other stands.
+    /// A channel to a peer is up (again): what it may have missed is sent again, and both sides learn where
+    /// the other stands.
     pub fn on_connected(&mut self, peer: ReplicaId, now: u64) {
         if self.is_deaf() || peer == self.config.me || usize::from(peer) >= self.size() {
             return;

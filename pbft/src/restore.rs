@@ -1,16 +1,12 @@
 //! Replay of the log before the start, and the records that a fresh log begins with.
 //!
-//! The log gives back every promise: votes signed, blocks prepared, views left. A crash may cut records off its end; whatever was
-//! cut off had not left the node, except committed heights, which peers know.
+//! The log gives back every promise: votes signed, blocks prepared, views left. A crash may cut records off
+//! its end; whatever was cut off had not left the node, except committed heights, which peers know.
 
 use dag::{Block, Certificate, Height, View, Vote, VoteKind};
 
 use crate::{
-    new_view::NewView,
-    output::Output,
-    record::Record,
-    replica::Replica,
-    view_change::ViewChange,
+    new_view::NewView, output::Output, record::Record, replica::Replica, view_change::ViewChange,
     window::Instance,
 };
 
@@ -38,8 +34,8 @@ fn order(vote: &Vote) -> RestoreError {
 }
 
 impl Replica {
-    /// Replays one record of the log. Records come in the order in which they were persisted, all before [`start`](Self::start). Those at or
-    /// below the base are skipped. Nothing is emitted.
+    /// Replays one record of the log. Records come in the order in which they were persisted, all before
+    /// [`start`](Self::start). Those at or below the base are skipped. Nothing is emitted.
     ///
     /// # Panics
     /// After the start.
@@ -159,8 +155,8 @@ impl Replica {
         Ok(())
     }
 
-    /// Begins. Blocks that the log knows to be committed above the base come first, as [`Output::Committed`]; then everything that was said
-    /// about open heights is said again.
+    /// Begins. Blocks that the log knows to be committed above the base come first, as [`Output::Committed`];
+    /// then everything that was said about open heights is said again.
     ///
     /// # Panics
     /// When called twice.
@@ -182,9 +178,9 @@ impl Replica {
         self.settle(now);
     }
 
-    /// The promises that are still open, as the head of a fresh log: with a snapshot at or above the last stable checkpoint and every
-    /// record behind these, nothing older is needed, apart from the proposals and commits between snapshot and
-    /// committed height.
+    /// The promises that are still open, as the head of a fresh log: with a snapshot at or above the last
+    /// stable checkpoint and every record behind these, nothing older is needed, apart from the proposals and
+    /// commits between snapshot and committed height.
     ///
     /// # Panics
     /// Where outputs are not drained: their records would come before what they follow from.
@@ -204,7 +200,9 @@ impl Replica {
             }
             let logged = instance.proposed().filter(|block| instance.logged == Some(block.hash())).cloned();
             records.extend(logged.map(|block| Record::Proposal { view: views.tally, block }));
-            records.extend([instance.cast_prepare, instance.cast_commit].into_iter().flatten().map(Record::Vote));
+            records.extend(
+                [instance.cast_prepare, instance.cast_commit].into_iter().flatten().map(Record::Vote),
+            );
         }
         records.extend(views.own.clone().map(|change| Record::ViewChange(Box::new(change))));
         records.extend(self.stable().cloned().map(Record::Stable));

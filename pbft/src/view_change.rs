@@ -20,8 +20,8 @@ pub const MAX_PREPARED: usize = 64;
 
 /// An element of the paper's set P: a prepared block above the committed height.
 ///
-/// It carries the block's header, not just its hash, so that the parent and time that the re-proposal depends on are proven by
-/// the certified hash and can't be lied about.
+/// It carries the block's header, not just its hash, so that the parent and time that the re-proposal depends
+/// on are proven by the certified hash and can't be lied about.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PreparedEntry {
     /// The block's header as hashed.
@@ -165,7 +165,9 @@ impl ViewChange {
         table: TableId,
         verify: VerifyFn,
     ) -> Result<(), ViewChangeError> {
-        let Some(key) = committee.key(self.replica) else { return Err(ViewChangeError::Signature(self.replica)) };
+        let Some(key) = committee.key(self.replica) else {
+            return Err(ViewChangeError::Signature(self.replica));
+        };
         if !verify(key, self.digest(committee, table).as_bytes(), &self.signature) {
             return Err(ViewChangeError::Signature(self.replica));
         }

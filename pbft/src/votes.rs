@@ -6,11 +6,12 @@ use dag::{Certificate, Hash, ReplicaId, View, Vote, VoteBundle};
 
 use crate::evidence::Evidence;
 
-/// Most votes for later views that are kept of one sender. When full, the oldest makes room; resending repairs that.
+/// Most votes for later views that are kept of one sender. When full, the oldest makes room; resending
+/// repairs that.
 pub(crate) const MAX_EARLY: usize = 64;
 
-/// A vote where it lies: a bundle whose signature the host has checked, and the vote's place in it. The Merkle path is computed
-/// only where a certificate or evidence needs it.
+/// A vote where it lies: a bundle whose signature the host has checked, and the vote's place in it. The
+/// Merkle path is computed only where a certificate or evidence needs it.
 #[derive(Clone, Debug)]
 pub(crate) struct Cast {
     bundle: Rc<VoteBundle>,
@@ -144,7 +145,8 @@ impl Ballot {
     }
 }
 
-/// Votes for views that this replica has not entered yet, so that votes which overtake the new-view message are not lost.
+/// Votes for views that this replica has not entered yet, so that votes which overtake the new-view message
+/// are not lost.
 #[derive(Debug)]
 pub(crate) struct Early(Vec<VecDeque<Cast>>);
 

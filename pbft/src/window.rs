@@ -6,8 +6,9 @@ use dag::{Block, Certificate, Hash, Height, View, Vote, VoteKind};
 
 use crate::votes::Ballot;
 
-/// Most blocks kept per height besides the accepted and the prepared one. They were accepted in earlier views, and a prepare
-/// certificate of one may still turn up in a view change: whoever voted for a block must be able to hand it out.
+/// Most blocks kept per height besides the accepted and the prepared one. They were accepted in earlier
+/// views, and a prepare certificate of one may still turn up in a view change: whoever voted for a block must
+/// be able to hand it out.
 pub(crate) const MAX_SPARES: usize = 4;
 
 /// What the primary of the view put at a height, and its parent is accepted or committed.
@@ -43,12 +44,13 @@ pub(crate) struct Instance {
     pub(crate) accepted: Option<Accepted>,
     /// The primary's proposal of this view, until the height before it is accepted.
     pub(crate) pending: Option<Block>,
-    /// Of the highest view in which this replica cast a commit vote here. Survives view changes until the height is committed.
+    /// Of the highest view in which this replica cast a commit vote here. Survives view changes until the
+    /// height is committed.
     pub(crate) prepared: Option<Prepared>,
     /// Blocks of earlier views, oldest first.
     spares: Vec<Block>,
-    /// The last vote of each kind that this replica signed for this height. Views only grow, so the last one is enough
-    /// to never contradict any.
+    /// The last vote of each kind that this replica signed for this height. Views only grow, so the last one
+    /// is enough to never contradict any.
     pub(crate) cast_prepare: Option<Vote>,
     pub(crate) cast_commit: Option<Vote>,
     /// Votes of the tallied view.
@@ -99,8 +101,9 @@ impl Instance {
         }
     }
 
-    /// Whether agreement on this height is under way: a proposal is there, or f + 1 replicas (`weak`), so at least an honest one, voted.
-    /// Fewer votes don't count, lest a single faulty replica keeps all others busy.
+    /// Whether agreement on this height is under way: a proposal is there, or f + 1 replicas (`weak`), so at
+    /// least an honest one, voted. Fewer votes don't count, lest a single faulty replica keeps all others
+    /// busy.
     pub(crate) fn is_open(&self, weak: usize) -> bool {
         self.accepted.is_some()
             || self.pending.is_some()
@@ -117,7 +120,7 @@ impl Instance {
 
     /// Makes room for another view. What was signed, prepared and logged stays.
     pub(crate) fn enter_view(&mut self) {
-        self.retract(); self.prepared = None;
+        self.retract();
         // After a restart a block that this replica voted for may not have been accepted again.
         if let Some(block) = self.pending.take().filter(|block| self.logged == Some(block.hash())) {
             self.keep(block);

@@ -1,4 +1,5 @@
-//! One validator of the simulated cluster: a replica with its log, chain and snapshots, as the real host keeps them.
+//! One validator of the simulated cluster: a replica with its log, chain and snapshots, as the real host
+//! keeps them.
 
 use std::rc::Rc;
 
@@ -15,12 +16,15 @@ pub const CHAIN: u64 = 77;
 /// Blocks between checkpoints.
 pub const CHECKPOINT_EVERY: Height = 8;
 
+/// A message to one peer, or to all.
+pub type Frame = (Option<ReplicaId>, Message);
+
 /// What leaves a node once its records are durable.
 #[derive(Default)]
 pub struct Turn {
     pub records: Vec<Bytes>,
     pub votes: Vec<Vote>,
-    pub frames: Vec<(Option<ReplicaId>, Message)>,
+    pub frames: Vec<Frame>,
 }
 
 pub struct Host {
@@ -50,7 +54,7 @@ pub enum News {
     Committed(Height, Hash),
     Validate(u64, Height, Hash, bool),
     Behind(Height, Certificate),
-    Evidence(pbft::Evidence),
+    Evidence(Box<pbft::Evidence>),
 }
 
 pub fn genesis() -> Base {
@@ -138,7 +142,7 @@ impl Host {
                 Output::Serve { to, from_height, to_height } => self.serve(to, from_height, to_height),
                 Output::Behind { height, stable } => self.news.push(News::Behind(height, stable)),
                 Output::View { .. } => {}
-                Output::Evidence(evidence) => self.news.push(News::Evidence(evidence)),
+                Output::Evidence(evidence) => self.news.push(News::Evidence(Box::new(evidence))),
                 Output::Diverged(divergence) => panic!("replica {}: {divergence}", self.me),
             }
         }
@@ -155,16 +159,18 @@ impl Host {
         let hash = block.hash();
         self.chain.push((certificate, block));
         self.news.push(News::Committed(height, hash));
-        let checkpoint = (height % CHECKPOINT_EVERY == 0).then(|| state_digest(height, &hash));
+        let checkpoint = height.is_multiple_of(CHECKPOINT_EVERY).then(|| state_digest(height, &hash));
         self.replica.as_mut().expect("running").on_executed(height, checkpoint, now);
     }
 
-    /// A snapshot at the stable checkpoint; then the log begins anew with what is open and what the snapshot lacks.
+    /// A snapshot at the stable checkpoint; then the log begins anew with what is open and what the snapshot
+    /// lacks.
     fn take_snapshot(&mut self, stable: Certificate) {
         let height = stable.vote.height;
         let Some((certificate, block)) = self.block(height) else { return };
         let (digest, time) = (block.hash(), block.header().time);
-        self.snapshot = Base { height, digest, time, commit: Some(certificate.clone()), stable: Some(stable) };
+        self.snapshot =
+            Base { height, digest, time, commit: Some(certificate.clone()), stable: Some(stable) };
         // What is on its way to the disk is part of the new log.
         self.turn.records.clear();
         self.log.clear();
@@ -226,7 +232,7 @@ impl Host {
     }
 
     /// Makes the turn durable and gives what leaves: frames, and the bundle of its votes.
-    pub fn sync(&mut self) -> (Option<Rc<VoteBundle>>, Vec<(Option<ReplicaId>, Message)>) {
+    pub fn sync(&mut self) -> (Option<Rc<VoteBundle>>, Vec<Frame>) {
         let turn = std::mem::take(&mut self.turn);
         self.log.extend(turn.records);
         let bundle = (!turn.votes.is_empty())

@@ -1,12 +1,16 @@
-//! Seeded clusters of replicas under faults. Each seed is one reproducible history; the invariants are checked after every
-//! event, and after the faults end every honest replica must commit all work.
+//! Seeded clusters of replicas under faults. Each seed is one reproducible history; the invariants are
+//! checked after every event, and after the faults end every honest replica must commit all work.
 //!
-//! `TOP_PBFT_SEEDS=5000 cargo test -p pbft --test cluster` runs more seeds of each scenario; `TOP_PBFT_SEED=17` runs one.
+//! `TOP_PBFT_SEEDS=5000 cargo test -p pbft --test cluster` runs more seeds of each scenario;
+//! `TOP_PBFT_SEED=17` runs one.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod faults;
 mod host;
 mod world;
 
-use world::{Faults, World};
+use faults::Faults;
+use world::World;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -19,7 +23,9 @@ fn run(name: &str, default_seeds: u64, scenario: impl Fn(u64)) {
     for seed in 0..number("TOP_PBFT_SEEDS").unwrap_or(default_seeds) {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| scenario(seed)));
         if let Err(panic) = result {
-            eprintln!("replay: TOP_PBFT_SEED={seed} cargo test -p pbft --test cluster {name} -- --exact --nocapture");
+            eprintln!(
+                "replay: TOP_PBFT_SEED={seed} cargo test -p pbft --test cluster {name} -- --exact --nocapture"
+            );
             std::panic::resume_unwind(panic);
         }
     }
@@ -55,8 +61,14 @@ fn loss_duplication_and_reordering() {
 fn partitions_and_crashes() {
     run("partitions_and_crashes", 150, |seed| {
         let n = [4, 4, 5, 7][(seed % 4) as usize];
-        let faults =
-            Faults { loss: seed % 3 * 10, duplicates: 5, delay: 30, partitions: true, crashes: true, ..Faults::default() };
+        let faults = Faults {
+            loss: seed % 3 * 10,
+            duplicates: 5,
+            delay: 30,
+            partitions: true,
+            crashes: true,
+            ..Faults::default()
+        };
         let mut world = World::new(seed, n, faults);
         world.work_for(6 * SECOND, 40);
         world.heal();

@@ -12,52 +12,10 @@ use dag::{
 use ed25519_dalek::VerifyingKey;
 use pbft::{Base, Counters, Message, Replica, Verdict, ViewChange};
 
-use crate::host::{CHAIN, Host, News};
-
-const MS: u64 = 1_000_000;
-
-/// Which faults a history has; percentages and milliseconds.
-#[derive(Clone, Copy, Default)]
-pub struct Faults {
-    pub loss: u64,
-    pub duplicates: u64,
-    pub delay: u64,
-    /// Loss of bundles that hold a commit vote: heights get prepared, views end, and few know what is committed.
-    pub commit_loss: u64,
-    /// Milliseconds until the first complaint; zero for the default.
-    pub timeout: u64,
-    pub partitions: bool,
-    pub crashes: bool,
-    /// How often something happens, in ms; zero for a calm 150.
-    pub pace: u64,
-    /// The first f replicas run twice under one key, so that they equivocate in everything («Twins», OPODIS '21).
-    pub twins: bool,
-    /// Twins also lie in status, complaints and view changes.
-    pub noise: bool,
-    pub real_signatures: bool,
-    pub prune: bool,
-}
-
-/// splitmix64.
-pub struct Random(u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-
-    pub fn percent(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
+use crate::{
+    faults::{Faults, MS, Random},
+    host::{CHAIN, Host, News},
+};
 
 enum Event {
     Frame { to: usize, from: ReplicaId, bytes: bytes::Bytes },
@@ -96,7 +54,8 @@ fn verify_real(key: &[u8; 32], message: &[u8], signature: &Signature) -> bool {
     VerifyingKey::from_bytes(key).is_ok_and(|key| key.verify_strict(message, &signature).is_ok())
 }
 
-/// Most histories forge nothing, so checking signatures would only cost time; `real_signatures` checks all of them.
+/// Most histories forge nothing, so checking signatures would only cost time; `real_signatures` checks all of
+/// them.
 fn verify_nothing(_: &[u8; 32], _: &[u8], _: &Signature) -> bool {
     true
 }
@@ -120,7 +79,7 @@ impl World {
         let mut world = World {
             n,
             now: 1,
-            random: Random(seed.wrapping_mul(0x51_7cc1) ^ n as u64),
+            random: Random::new(seed.wrapping_mul(0x51_7cc1) ^ n as u64),
             events: BTreeMap::new(),
             sequence: 0,
             target: 0,
@@ -149,7 +108,9 @@ impl World {
     }
 
     fn honest(&self) -> impl Iterator<Item = &Host> {
-        (0..self.n).filter(|&node| !self.is_twin(node) && !self.silent.contains(&node)).map(|node| &self.hosts[node])
+        (0..self.n)
+            .filter(|&node| !self.is_twin(node) && !self.silent.contains(&node))
+            .map(|node| &self.hosts[node])
     }
 
     pub fn views(&self) -> Vec<u64> {
@@ -201,7 +162,8 @@ impl World {
 
     /// The faults end: channels are whole, and who is down comes up again. Twins stay what they are.
     pub fn heal(&mut self) {
-        self.faults = Faults { delay: 5, twins: self.faults.twins, noise: self.faults.noise, ..Faults::default() };
+        self.faults =
+            Faults { delay: 5, twins: self.faults.twins, noise: self.faults.noise, ..Faults::default() };
         self.restart_all();
         self.regroup(|_, _| 0);
     }
@@ -220,7 +182,8 @@ impl World {
         }
     }
 
-    /// No replica wants to be called again, unless it left its view for one that the others don't need: it keeps asking.
+    /// No replica wants to be called again, unless it left its view for one that the others don't need: it
+    /// keeps asking.
     pub fn run_until_idle(&mut self, limit: u64) {
         let end = self.now + limit;
         while self.step(end) {}
@@ -277,14 +240,17 @@ impl World {
                 replica.on_validated(view, height, digest, verdict, now);
                 self.after(node);
             }
-            Event::Installed { node, life, height } if self.hosts[node].life == life => self.transfer(node, height),
+            Event::Installed { node, life, height } if self.hosts[node].life == life => {
+                self.transfer(node, height)
+            }
             Event::Sync { .. } | Event::Validated { .. } | Event::Installed { .. } => {}
             Event::Fault => self.fault(),
             Event::Restart(node) => self.restart(node),
         }
     }
 
-    /// After every call into a node: propose what is wanted, look at the news, and let the turn go to the disk.
+    /// After every call into a node: propose what is wanted, look at the news, and let the turn go to the
+    /// disk.
     fn after(&mut self, node: usize) {
         let salt = self.random.next();
         self.hosts[node].pump(self.now);
@@ -325,7 +291,8 @@ impl World {
         }
     }
 
-    /// The state of any peer that has it. (Byzantine hosts can't forge one: the real host checks it against the certificate.)
+    /// The state of any peer that has it. (Byzantine hosts can't forge one: the real host checks it against
+    /// the certificate.)
     fn transfer(&mut self, node: usize, height: Height) {
         let of = |host: &Host| (host.snapshot.height >= height).then(|| host.snapshot.clone());
         let base: Option<Base> = self.honest().find_map(of);
@@ -395,7 +362,8 @@ impl World {
         }
     }
 
-    /// What a liar makes of its message: a view change that hides what it prepared, or a status out of thin air.
+    /// What a liar makes of its message: a view change that hides what it prepared, or a status out of thin
+    /// air.
     fn distort(&mut self, node: usize, message: Message) -> Message {
         if !self.is_twin(node) || !self.faults.noise || !self.random.percent(30) {
             return message;
@@ -430,25 +398,21 @@ impl World {
         }
         if self.faults.partitions && self.random.percent(20) {
             let whole = self.random.percent(50);
-            let mut cuts = Random(self.random.next());
+            let mut cuts = Random::new(self.random.next());
             self.regroup(|_, _| if whole { 0 } else { cuts.below(2) });
         }
         if self.faults.crashes && self.random.percent(15) {
             let node = usize::try_from(self.random.below(self.n as u64)).unwrap();
             if self.hosts[node].replica.is_some() {
                 self.crash(node);
-                let delay = self.random.below(10 * self.pace() * MS);
+                let delay = self.random.below(10 * self.faults.pace() * MS);
                 self.at(delay, Event::Restart(node));
             }
         }
         if self.faults.partitions || self.faults.crashes || self.faults.noise {
-            let delay = (self.pace() / 8 + self.random.below(self.pace())) * MS;
+            let delay = (self.faults.pace() / 8 + self.random.below(self.faults.pace())) * MS;
             self.at(delay, Event::Fault);
         }
-    }
-
-    fn pace(&self) -> u64 {
-        if self.faults.pace == 0 { 150 } else { self.faults.pace }
     }
 
     fn lie(&mut self) {
