@@ -348,7 +348,16 @@ impl CoreThread {
             ..Settings::default()
         };
         let writer = Writer::new(sources.log, &tail);
-        let mut core = Core::new(shard.clone(), placement, settings, key, random(), recovered.tables, writer);
+        let mut core = Core::new(
+            shard.clone(),
+            placement,
+            settings,
+            key,
+            random(),
+            recovered.tables,
+            writer,
+            recovered.end,
+        );
         for delivery in recovered.deliveries {
             core.deliver(delivery, self.clock.now());
         }

@@ -20,9 +20,11 @@ use shard_core::{Delivery, Failed, Table, partition, receipts::Rewind, sigbatch}
 
 use crate::{
     genesis::Genesis,
-    log::{LogConfig, LogId, ScanError, Scanner, Tail, segment},
-    node::{AGREEMENT, OUTCOME, OutcomeRecord, SECTION_PROMISE, StateError, TableSetup, load_state},
-    snapshot::{self, SnapshotError},
+    log::{LogConfig, LogId, LogPosition, ScanError, Scanner, Tail, segment},
+    node::{
+        AGREEMENT, OUTCOME, OutcomeRecord, SECTION_MARK, SECTION_PROMISE, StateError, TableSetup, load_state,
+    },
+    snapshot::{self, Snapshot, SnapshotError},
     topology::{Placement, Shard},
 };
 
@@ -70,6 +72,8 @@ pub struct Recovered {
     pub tables: Vec<TableSetup>,
     /// Where its log goes on.
     pub tail: Tail,
+    /// Where the log's newest record stands.
+    pub end: LogPosition,
     /// What tables are still to get of blocks before other tables' snapshots, in order.
     pub deliveries: Vec<Delivery>,
     /// Records read.
@@ -107,17 +111,22 @@ pub fn recover(
     for table in placement.tables(shard) {
         tables.push(open_table(sources, shard, table, key)?);
     }
+    segment::remove_leftovers(sources.directory, placement.core)?;
     let Some(mut scanner) = Scanner::open(sources.directory, shard.chain(), placement.core)? else {
         let id = LogId { chain: shard.chain(), core: placement.core, salt: random() };
         let tail = segment::create(sources.directory, id, sources.log)?;
-        return Ok(Recovered { tables, tail, deliveries: Vec::new(), records: 0 });
+        let end = LogPosition { segment: tail.segment, offset: 0 };
+        let tables = tables.into_iter().map(|table| table.setup).collect();
+        return Ok(Recovered { tables, tail, end, deliveries: Vec::new(), records: 0 });
     };
     let mut past = Past { blocks: BTreeMap::new(), failed: BTreeMap::new() };
     let mut records = 0;
+    let mut end = LogPosition { segment: 0, offset: 0 };
     while let Some(record) = scanner.next_record()? {
         records += 1;
+        end = record.position;
         match record.kind {
-            AGREEMENT => restore(record.payload, record.position.segment, &mut tables, &mut past)?,
+            AGREEMENT => restore(record.payload, record.position, &mut tables, &mut past)?,
             OUTCOME => {
                 let outcome = OutcomeRecord::decode(record.payload)?;
                 past.failed.insert((outcome.table, outcome.height), (outcome.hash, outcome.failed));
@@ -126,8 +135,15 @@ pub fn recover(
         }
     }
     let tail = scanner.finish()?;
+    let mut ready = Vec::new();
+    for mut table in tables {
+        let id = table.setup.state.config().id;
+        table.keep_promises().map_err(|error| RecoveryError::Restore { table: id, error })?;
+        ready.push(table.setup);
+    }
+    let tables = ready;
     let deliveries = deliver_again(&tables, &past);
-    Ok(Recovered { tables, tail, deliveries, records })
+    Ok(Recovered { tables, tail, end, deliveries, records })
 }
 
 fn random<const N: usize>() -> [u8; N] {
@@ -141,7 +157,7 @@ fn open_table(
     shard: &Shard,
     id: TableId,
     key: &Rc<KeyPair>,
-) -> Result<TableSetup, RecoveryError> {
+) -> Result<Recovering, RecoveryError> {
     let config = partition::Config {
         chain: shard.chain(),
         epoch: shard.epoch(),
@@ -170,35 +186,82 @@ fn open_table(
     };
     let mut config = pbft::Config::new(id, shard.me, shard.committee.clone(), key.clone(), sigbatch::verify);
     (config.base_timeout, config.max_timeout) = sources.view_timeouts;
-    let mut setup = TableSetup::new(state, Replica::new(config, base));
+    let mut table = Recovering { setup: TableSetup::new(state, Replica::new(config, base)), promises: None };
     if let Some(snapshot) = &newest.snapshot {
-        setup.on_snapshot();
-        for section in snapshot.sections().filter(|section| section.kind == SECTION_PROMISE) {
-            let record = Record::decode(&Bytes::copy_from_slice(section.bytes))?;
-            setup.replica.restore(record).map_err(|error| RecoveryError::Restore { table: id, error })?;
+        table.setup.on_snapshot();
+        table.promises = Some(read_promises(snapshot)?);
+    }
+    Ok(table)
+}
+
+/// A table whose log is being read.
+struct Recovering {
+    setup: TableSetup,
+    /// What the snapshot says was in force, until the log has been read up to there.
+    promises: Option<Promises>,
+}
+
+/// The promises that a snapshot carries.
+struct Promises {
+    mark: LogPosition,
+    records: Vec<Record>,
+}
+
+fn read_promises(snapshot: &Snapshot) -> Result<Promises, WireError> {
+    let mut promises = Promises { mark: LogPosition { segment: 0, offset: 0 }, records: Vec::new() };
+    for section in snapshot.sections() {
+        match section.kind {
+            SECTION_MARK => {
+                let mut reader = Reader::new(section.bytes);
+                promises.mark = LogPosition { segment: reader.u32()?, offset: reader.u32()? };
+                reader.finish()?;
+            }
+            SECTION_PROMISE => {
+                promises.records.push(Record::decode(&Bytes::copy_from_slice(section.bytes))?);
+            }
+            _ => {}
         }
     }
-    Ok(setup)
+    Ok(promises)
+}
+
+impl Recovering {
+    /// Restores one record of the log. Before the place where the snapshot's promises were taken only blocks and their commits
+    /// count: what else was promised there is in them, or superseded.
+    fn restore(&mut self, position: LogPosition, record: Record) -> Result<(), RestoreError> {
+        if self.promises.as_ref().is_some_and(|promises| position > promises.mark) {
+            self.keep_promises()?;
+        }
+        let before = self.promises.is_some();
+        if before && !matches!(record, Record::Proposal { .. } | Record::Committed(_)) {
+            return Ok(());
+        }
+        self.setup.replica.restore(record)
+    }
+
+    fn keep_promises(&mut self) -> Result<(), RestoreError> {
+        let Some(promises) = self.promises.take() else { return Ok(()) };
+        promises.records.into_iter().try_for_each(|record| self.setup.replica.restore(record))
+    }
 }
 
 fn restore(
     payload: &[u8],
-    segment: u32,
-    tables: &mut [TableSetup],
+    position: LogPosition,
+    tables: &mut [Recovering],
     past: &mut Past,
 ) -> Result<(), RecoveryError> {
-    let mut reader = Reader::new(payload);
-    let id = reader.u16()?;
+    let id = Reader::new(payload).u16()?;
     let record = Record::decode(&Bytes::copy_from_slice(&payload[2..]))?;
-    let table = tables.iter_mut().find(|setup| setup.state.config().id == id);
+    let table = tables.iter_mut().find(|table| table.setup.state.config().id == id);
     let table = table.ok_or(RecoveryError::OtherCore(id))?;
     if let Record::Proposal { block, .. } = &record {
-        table.on_block(segment, block.height());
-        if block.height() <= table.state.height() {
+        table.setup.on_block(position.segment, block.height());
+        if block.height() <= table.setup.state.height() {
             past.blocks.entry((id, block.height())).or_default().push(block.clone());
         }
     }
-    table.replica.restore(record).map_err(|error| RecoveryError::Restore { table: id, error })
+    table.restore(position, record).map_err(|error| RecoveryError::Restore { table: id, error })
 }
 
 /// What the blocks before each snapshot have for other tables, as far as the log holds them, by ascending height; before them what

@@ -320,7 +320,7 @@ impl CoreLoop {
         for event in events.drain(..) {
             match event {
                 LinkEvent::Up(peer, lane) => self.core.on_peer_up(peer, lane, now),
-                LinkEvent::Down(peer, _) => self.core.on_peer_down(peer),
+                LinkEvent::Down(peer, lane) => self.core.on_peer_down(peer, lane),
                 LinkEvent::Frame(peer, lane, frame) => self.core.on_peer_frame(peer, lane, frame, now),
             }
         }

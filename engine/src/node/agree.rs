@@ -35,7 +35,7 @@ const MAX_SERVED: usize = MAX_FRAME / 2;
 impl Core {
     /// A peer's lane can be spoken to (again).
     pub fn on_peer_up(&mut self, peer: ReplicaId, lane: LaneId, now: u64) {
-        self.connected[usize::from(peer)] = true;
+        self.links_up[usize::from(lane)][usize::from(peer)] = true;
         for table in self.tables.iter_mut().filter(|table| table.lane == lane) {
             table.replica.on_connected(peer, now);
             if table.replica.primary() == peer {
@@ -45,8 +45,8 @@ impl Core {
     }
 
     /// A peer's lane can't be spoken to.
-    pub fn on_peer_down(&mut self, peer: ReplicaId) {
-        self.connected[usize::from(peer)] = false;
+    pub fn on_peer_down(&mut self, peer: ReplicaId, lane: LaneId) {
+        self.links_up[usize::from(lane)][usize::from(peer)] = false;
     }
 
     /// A frame of a validator, from the channel of a lane of this core.
@@ -370,6 +370,7 @@ impl Core {
         match held {
             Held::ToPeer(peer, lane, bytes) => self.effects.push_back(Effect::ToPeer(peer, lane, bytes)),
             Held::ToPeers(lane, bytes) => self.effects.push_back(Effect::ToPeers(lane, bytes)),
+            Held::Snapshot(job) => self.effects.push_back(Effect::Snapshot(job)),
             Held::Votes(..) => unreachable!("votes are released by the journal only"),
         }
     }

@@ -20,6 +20,7 @@ impl Core {
         let table = &mut self.tables[slot];
         let marks = table.marks.at(block.height());
         marks.committed = now;
+        table.last_commit = now;
         marks.transactions = block.len() as u64;
         self.meters.stage(Stage::Commit, marks.prepared, now, marks.transactions);
         self.meters.count(Count::BlocksCommitted, 1);

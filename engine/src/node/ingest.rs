@@ -21,6 +21,10 @@ use super::{
 
 /// Records that are admitted in one turn, at most.
 const ADMIT_SLICE: usize = 1024;
+/// Transactions of a table that go to all validators when it is stuck: enough to make them wait, and to complain, too.
+const SPREAD: usize = 64;
+/// A table that stays stuck is spread again after so long, ns.
+const SPREAD_AGAIN: u64 = 1_000_000_000;
 /// Forwarded transactions may fill the queue of signatures further than clients: their validator holds them already.
 const MAX_FORWARDED: usize = 4 * verify::MAX_WAITING;
 
@@ -253,29 +257,40 @@ impl Core {
         }
     }
 
-    /// Sends clients' transactions on to the primaries of their tables.
-    pub(super) fn forward(&mut self) {
-        for table in &mut self.tables {
-            let primary = table.replica.primary();
+    /// Sends clients' transactions on to the primaries of their tables; to all validators, where the primary can't be reached or
+    /// nothing has been committed for long. Only who holds a transaction complains about a primary that does not propose it, and it takes
+    /// f + 1 to leave a view (PBFT, section 4.4: the client would send to all).
+    pub(super) fn forward(&mut self, now: u64) {
+        for slot in 0..self.tables.len() {
+            let table = &mut self.tables[slot];
             if !table.active {
                 continue;
             }
+            let primary = table.replica.primary();
+            let stuck = table.stuck_at().is_some_and(|at| at <= now);
+            if stuck {
+                table.spread_until = now + SPREAD_AGAIN;
+                table.mempool.forward_again();
+            }
+            let lost =
+                primary != self.shard.me && !self.links_up[usize::from(table.lane)][usize::from(primary)];
+            let (most, spread) = if stuck || lost { (SPREAD, true) } else { (usize::MAX, false) };
             let mut records = Vec::new();
             let mut bytes = 0;
-            while let Some(record) = table.mempool.next_to_forward() {
-                if primary == self.shard.me {
-                    continue;
-                }
+            while records.len() < most && bytes < MAX_FORWARD - dag::transaction::MAX_SIZE {
+                let Some(record) = table.mempool.next_to_forward() else { break };
                 bytes += record.len() + 2;
                 records.push(record);
-                if bytes > MAX_FORWARD - dag::transaction::MAX_SIZE {
-                    break;
-                }
             }
-            if !records.is_empty() {
-                let frame = Frame::Transactions(records).encode();
-                self.effects.push_back(Effect::ToPeer(primary, table.lane, frame));
+            if records.is_empty() || (primary == self.shard.me && !spread) {
+                continue;
             }
+            let frame = Frame::Transactions(records).encode();
+            let lane = table.lane;
+            self.effects.push_back(match spread {
+                true => Effect::ToPeers(lane, frame),
+                false => Effect::ToPeer(primary, lane, frame),
+            });
         }
     }
 }

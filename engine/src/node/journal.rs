@@ -59,17 +59,17 @@ pub struct Journal<T> {
     held: VecDeque<(u64, T)>,
     /// The newest group that has a record.
     newest: u64,
-    /// The segment of the newest record.
-    segment: u32,
+    /// Where the newest record stands; the log's start where this process has written none.
+    position: LogPosition,
     /// When each group that is not durable yet got its first record.
     opened: VecDeque<(u64, u64)>,
 }
 
 impl<T> Journal<T> {
-    /// A journal over an opened log.
-    pub fn new(writer: Writer) -> Self {
+    /// A journal over an opened log, whose newest record stands at `position`.
+    pub fn new(writer: Writer, position: LogPosition) -> Self {
         let newest = writer.durable();
-        Journal { writer, held: VecDeque::new(), newest, segment: 0, opened: VecDeque::new() }
+        Journal { writer, held: VecDeque::new(), newest, position, opened: VecDeque::new() }
     }
 
     /// Bytes of records that a caller may still append before the open group is committed.
@@ -88,7 +88,7 @@ impl<T> Journal<T> {
                     self.newest = appended.sequence;
                     self.opened.push_back((appended.sequence, now));
                 }
-                self.segment = appended.position.segment;
+                self.position = appended.position;
                 Some(appended.position)
             }
             Err(AppendError::Stopped) => None,
@@ -118,9 +118,9 @@ impl<T> Journal<T> {
         opened
     }
 
-    /// The segment of the newest record.
-    pub fn segment(&self) -> u32 {
-        self.segment
+    /// Where the newest record stands.
+    pub fn position(&self) -> LogPosition {
+        self.position
     }
 
     /// The writer, for segments.

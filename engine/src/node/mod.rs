@@ -40,7 +40,7 @@ use self::{
     verify::Verifier,
 };
 use crate::{
-    log::Writer,
+    log::{LogPosition, Writer},
     metrics::Stage,
     topology::{Placement, Shard},
 };
@@ -48,7 +48,7 @@ use crate::{
 pub use self::journal::{AGREEMENT, OUTCOME, OutcomeRecord};
 pub use self::meters::{Count, Meters};
 pub use self::state_sync::{
-    SECTION_BASE, SECTION_PROMISE, SECTION_STATE, SnapshotJob, StateError, load_state,
+    SECTION_BASE, SECTION_MARK, SECTION_PROMISE, SECTION_STATE, SnapshotJob, StateError, load_state,
 };
 pub use self::table::TableSetup;
 
@@ -159,6 +159,8 @@ pub enum Effect {
 enum Held {
     ToPeer(ReplicaId, LaneId, Bytes),
     ToPeers(LaneId, Bytes),
+    /// A snapshot: it names a place in the log, which a crash must not take back.
+    Snapshot(SnapshotJob),
     /// Own votes: broadcast, and counted by the own replicas only now, since a vote that a crash would forget is none.
     Votes(LaneId, Rc<VoteBundle>),
 }
@@ -189,7 +191,8 @@ pub struct Core {
     effects: VecDeque<Effect>,
     /// Where the next slice of execution begins.
     execute_next: usize,
-    connected: Vec<bool>,
+    /// By lane and validator: whether it can be spoken to.
+    links_up: Vec<Vec<bool>>,
     settled: Vec<Settled>,
     /// Since when each transaction waited whose signature was judged in this turn.
     verified: Vec<u64>,
@@ -205,7 +208,7 @@ pub struct Core {
 }
 
 impl Core {
-    /// A core with its tables recovered; [`start`](Self::start) comes next.
+    /// A core with its tables recovered, and its log, whose newest record stands at `log_end`; [`start`](Self::start) comes next.
     pub fn new(
         shard: Shard,
         placement: Placement,
@@ -214,6 +217,7 @@ impl Core {
         verifier_seed: [u8; 32],
         tables: Vec<TableSetup>,
         log: Writer,
+        log_end: LogPosition,
     ) -> Core {
         let mut slots = vec![None; usize::from(shard.tables)];
         let tables: Vec<TableNode> = tables
@@ -230,10 +234,10 @@ impl Core {
             verdicts: Vec::new(),
             votes: vec![Vec::new(); usize::from(shard.lanes)],
             clients: Clients::default(),
-            journal: Journal::new(log),
+            journal: Journal::new(log, log_end),
             effects: VecDeque::new(),
             execute_next: 0,
-            connected: vec![false; shard.committee.size()],
+            links_up: vec![vec![false; shard.committee.size()]; usize::from(shard.lanes)],
             meters: Meters::new(placement.core),
             settled: Vec::new(),
             verified: Vec::new(),
@@ -280,7 +284,7 @@ impl Core {
     /// 1970.
     pub fn agree_stage(&mut self, now: u64, wall: u64) -> bool {
         self.propose(now, wall);
-        self.forward();
+        self.forward(now);
         self.fire_timers(now);
         let agreeing = self.drain_agreement(now, wall);
         if !agreeing {

@@ -138,7 +138,7 @@ impl Core {
     }
 
     fn trim_log(&mut self) {
-        let newest = self.journal.segment();
+        let newest = self.journal.position().segment;
         let needed = (0..self.tables.len()).filter_map(|slot| self.needed_by(slot)).min();
         let retained = self.settings.retained_segments;
         let before = needed.unwrap_or(newest).min(newest.saturating_sub(retained));

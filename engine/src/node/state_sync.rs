@@ -9,7 +9,8 @@
 //! a snapshot:  sections, each: kind (1), length (4), bytes
 //!   1 base     stable checkpoint's certificate, commit certificate of its block
 //!   2 state    the table's sections, in order (see `shard_core::partition`)
-//!   3 promise  a `pbft::Record`, on the own disk only: what this validator's log had promised so far
+//!   4 mark     segment (4) and offset (4) of the log's newest record when the promises were taken; on the own disk only
+//!   3 promise  a `pbft::Record` that was in force then; on the own disk only
 //! ```
 
 use bytes::Bytes;
@@ -24,7 +25,8 @@ use shard_core::{
     snapshot::{LoadError, Loader},
 };
 
-use super::{Core, Effect, frame::Frame, meters::Count, retention::Kept};
+use super::{Core, Effect, Held, frame::Frame, meters::Count, retention::Kept};
+use crate::log::LogPosition;
 
 /// Section of a snapshot: the certificates.
 pub const SECTION_BASE: u8 = 1;
@@ -32,6 +34,8 @@ pub const SECTION_BASE: u8 = 1;
 pub const SECTION_STATE: u8 = 2;
 /// Section of a snapshot: a promise of this validator, which is not for others.
 pub const SECTION_PROMISE: u8 = 3;
+/// Section of a snapshot: where in the log the promises stand.
+pub const SECTION_MARK: u8 = 4;
 /// Accounts copied in one slice.
 const SLICE: usize = 1024;
 /// Bytes of one part on its way to a peer.
@@ -74,7 +78,7 @@ struct Draft {
 /// What the log had promised when a snapshot was taken.
 #[derive(Debug)]
 struct Promises {
-    records: Vec<Bytes>,
+    sections: Vec<(u8, Bytes)>,
     segment: u32,
 }
 
@@ -179,7 +183,7 @@ pub fn load_state<'a>(
     if !proves(&commit, VoteKind::Commit) {
         return Err(StateError::Certificate("commit"));
     }
-    let state = sections.filter(|(kind, _)| *kind != SECTION_PROMISE);
+    let state = sections.filter(|(kind, _)| !matches!(*kind, SECTION_MARK | SECTION_PROMISE));
     let mut state = state.map(|(kind, bytes)| match kind {
         SECTION_STATE => Ok(bytes),
         _ => Err(WireError::Field("section kind")),
@@ -201,6 +205,19 @@ pub fn load_state<'a>(
         stable: Some(stable),
     };
     Ok((table, base))
+}
+
+/// What a replica has promised, with the log's newest position.
+fn promise_sections(replica: &pbft::Replica, position: LogPosition) -> Vec<(u8, Bytes)> {
+    let mut mark = Vec::new();
+    mark.put_u32(position.segment);
+    mark.put_u32(position.offset);
+    let promises = replica.records().into_iter().map(|record| {
+        let mut out = Vec::new();
+        record.encode(&mut out);
+        (SECTION_PROMISE, Bytes::from(out))
+    });
+    std::iter::once((SECTION_MARK, mark.into())).chain(promises).collect()
 }
 
 fn split_sections(bytes: &[u8]) -> Result<Vec<(u8, &[u8])>, WireError> {
@@ -261,30 +278,23 @@ impl Core {
     /// Takes the promises for snapshots that are being made. Comes after the replicas' outputs are drained, so that the journal
     /// has all that they have promised.
     pub(super) fn take_promises(&mut self, now: u64) {
-        let segment = self.journal.segment();
+        let position = self.journal.position();
         for slot in 0..self.tables.len() {
             let table = &mut self.tables[slot];
-            let encode = |record: pbft::Record| {
-                let mut out = Vec::new();
-                record.encode(&mut out);
-                Bytes::from(out)
-            };
             if let Some(draft) = table.sync.draft.as_mut().filter(|draft| draft.promises.is_none()) {
-                let records = table.replica.records().into_iter().map(encode).collect();
-                draft.promises = Some(Promises { records, segment });
+                let sections = promise_sections(&table.replica, position);
+                draft.promises = Some(Promises { sections, segment: position.segment });
                 self.finish_draft(slot, now);
             }
             let table = &mut self.tables[slot];
             let waits = |installing: &&mut Installing| !installing.sections.is_empty();
             if let Some(installing) = table.sync.installing.as_mut().filter(waits) {
                 let mut sections = std::mem::take(&mut installing.sections);
-                sections.extend(
-                    table.replica.records().into_iter().map(|record| (SECTION_PROMISE, encode(record))),
-                );
+                sections.extend(promise_sections(&table.replica, position));
                 let (height, applied) = (installing.base.height, installing.state.meta().peers.iter());
                 let applied = applied.map(|peer| peer.applied_height).collect();
-                table.sync.writing = Some(Kept { height, segment, applied });
-                self.effects.push_back(Effect::Snapshot(SnapshotJob { table: table.id, height, sections }));
+                table.sync.writing = Some(Kept { height, segment: position.segment, applied });
+                self.journal.hold(Held::Snapshot(SnapshotJob { table: table.id, height, sections }));
             }
         }
     }
@@ -334,11 +344,11 @@ impl Core {
         }
         table.sync.served =
             Some(Served { height: draft.height, bytes: bytes.into(), until: now + SERVED_FOR });
-        sections.extend(promises.records.into_iter().map(|record| (SECTION_PROMISE, record)));
+        sections.extend(promises.sections);
         let kept = Kept { height: draft.height, segment: promises.segment, applied: draft.applied };
         table.sync.writing = Some(kept);
         let job = SnapshotJob { table: table.id, height: draft.height, sections };
-        self.effects.push_back(Effect::Snapshot(job));
+        self.journal.hold(Held::Snapshot(job));
     }
 
     /// A snapshot is on disk, or could not be written.
@@ -423,7 +433,7 @@ impl Core {
         let Some(fetch) = table.sync.fetch.as_mut().filter(|fetch| fetch.retry_at <= now) else { return };
         fetch.tries += 1;
         fetch.retry_at = now + RETRY;
-        if fetch.tries > TRIES || !self.connected[usize::from(fetch.peer)] {
+        if fetch.tries > TRIES || !self.links_up[usize::from(table.lane)][usize::from(fetch.peer)] {
             fetch.tries = 0;
             fetch.bytes.clear();
             let size = self.shard.committee.size();

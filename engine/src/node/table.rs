@@ -24,6 +24,8 @@ use crate::topology::Shard;
 pub(super) const MAX_UNEXECUTED: usize = 32;
 /// A transaction that waits so long while others commit makes its holder suspect the primary, ns.
 const CENSORED_AFTER: u64 = 10_000_000_000;
+/// A table that commits nothing for so long, while something waits, asks all validators for help, ns.
+const STUCK_AFTER: u64 = 400_000_000;
 /// Block time from one checkpoint to the next, where there are few blocks, µs; a rule of execution.
 const CHECKPOINT_INTERVAL: u64 = 1_000_000;
 /// Most of one block: executing it takes a few milliseconds at most.
@@ -111,6 +113,10 @@ pub(super) struct TableNode {
     pub logged: u64,
     /// Since when some transaction waits to be proposed.
     pub ready_since: Option<u64>,
+    /// When something was last committed.
+    pub last_commit: u64,
+    /// Until when transactions were spread to all validators lately enough.
+    pub spread_until: u64,
     /// When a checkpoint is due although nothing happens.
     pub propose_at: Option<u64>,
 }
@@ -142,6 +148,8 @@ impl TableNode {
             active: true,
             logged: 0,
             ready_since: None,
+            last_commit: 0,
+            spread_until: 0,
             propose_at: None,
         }
     }
@@ -158,10 +166,16 @@ impl TableNode {
         self.mempool.repropose(self.state.accounts(), surviving, settled);
     }
 
+    /// When the table counts as stuck: something waits, and nothing is committed for [`STUCK_AFTER`].
+    pub fn stuck_at(&self) -> Option<u64> {
+        let since = self.mempool.oldest_waiting()?.max(self.last_commit);
+        Some((since + STUCK_AFTER).max(self.spread_until))
+    }
+
     /// When the table has something to do although nothing arrives.
     pub fn poll_timeout(&self) -> Option<u64> {
         let censored = self.mempool.oldest_waiting().map(|since| since + CENSORED_AFTER);
-        [self.replica.poll_timeout(), self.propose_at, self.sync.poll_timeout(), censored]
+        [self.replica.poll_timeout(), self.propose_at, self.sync.poll_timeout(), censored, self.stuck_at()]
             .into_iter()
             .flatten()
             .min()

@@ -4,6 +4,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU16, Ordering},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -42,9 +43,17 @@ pub struct Validator {
     running: Option<(Stop, JoinHandle<Result<(), NodeError>>)>,
 }
 
-/// Ports that were free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A run of ports that were free a moment ago, below the range that the kernel hands out by itself.
+fn free_ports(count: u16) -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let step = NEXT.fetch_add(count, Ordering::Relaxed);
+        let salt = u16::try_from(std::process::id() % 50).unwrap() * 200;
+        let first = 20_000 + (salt + step) % 12_000;
+        if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return first;
+        }
+    }
 }
 
 impl Cluster {
@@ -63,8 +72,7 @@ impl Cluster {
         };
         let genesis = Genesis::create(parameters, dev::dev_allocations(&SEED, accounts, BALANCE)).unwrap();
         genesis.write(directory.path()).unwrap();
-        // A run of ports for the lanes: far apart, so that two validators' runs don't meet.
-        let bases: Vec<u16> = (0..validators).map(|_| free_port().max(2000) - lanes).collect();
+        let bases: Vec<u16> = (0..validators).map(|_| free_ports(lanes)).collect();
         let peers: String = keys.iter().zip(&bases).fold(String::new(), |text, (key, base)| {
             text + &format!("[[peer]]\nkey = \"{}\"\naddress = \"127.0.0.1:{base}\"\n", key.address())
         });
@@ -72,14 +80,14 @@ impl Cluster {
             let home = directory.path().join(format!("v{i}"));
             std::fs::create_dir(&home).unwrap();
             keyfile::create(&home.join("key"), key).unwrap();
-            let submission: SocketAddr = ([127, 0, 0, 1], free_port()).into();
+            let submission: SocketAddr = ([127, 0, 0, 1], free_ports(1)).into();
             let text = format!(
                 "genesis = \"../genesis.toml\"\nkey_file = \"key\"\ndata_dir = \"data\"\n\
                  [cores]\ncount = {cores}\npin = false\n\
                  [listen]\npeers = \"127.0.0.1:{}\"\nsubmission = \"{submission}\"\nrpc = \"127.0.0.1:{}\"\n\
                  [log]\nsegment_bytes = 16777216\n[snapshot]\ninterval_bytes = 1048576\n{peers}",
                 bases[i],
-                free_port()
+                free_ports(1)
             );
             let config = home.join("node.toml");
             std::fs::write(&config, text).unwrap();
