@@ -160,7 +160,12 @@ impl Core {
             }
             if !table.mempool.is_verified(&id, transaction.signature()) {
                 let subject = Subject::Proposed { slot, proposal: number };
-                self.verifier.push(transaction.sender().as_bytes(), id, transaction.signature(), subject);
+                self.verifier.push_urgent(
+                    transaction.sender().as_bytes(),
+                    id,
+                    transaction.signature(),
+                    subject,
+                );
                 validation.unverified += 1;
             }
         }
@@ -327,7 +332,7 @@ impl Core {
             Output::Stable { certificate } => self.on_stable(slot, certificate, now),
             Output::Serve { to, from_height, to_height } => self.serve(slot, to, from_height, to_height),
             Output::Behind { .. } => self.on_behind(slot, now),
-            Output::View { view, primary, active } => self.on_view(slot, view, primary, active),
+            Output::View { view, primary, active } => self.on_view(slot, view, primary, active, now),
             Output::Evidence(evidence) => {
                 self.meters.count(Count::Equivocations, 1);
                 eprintln!("table {id}: a validator signed two conflicting votes: {evidence:?}");
@@ -388,7 +393,9 @@ impl Core {
         self.effects.push_back(Effect::ToPeer(to, table.lane, frame));
     }
 
-    fn on_view(&mut self, slot: usize, view: View, primary: ReplicaId, active: bool) {
+    fn on_view(&mut self, slot: usize, view: View, primary: ReplicaId, active: bool, now: u64) {
+        // The mempool is sorted anew against the state, which must not be between two blocks.
+        self.finish_execution(slot, now);
         let table = &mut self.tables[slot];
         table.active = active;
         table.validations.clear();

@@ -49,6 +49,15 @@ impl Core {
         steps == STEPS
     }
 
+    /// Runs the block in execution, if any, to its end.
+    pub(super) fn finish_execution(&mut self, slot: usize, now: u64) {
+        if self.tables[slot].state.is_busy()
+            && let Some(outcome) = self.tables[slot].state.step(usize::MAX)
+        {
+            self.on_outcome(slot, outcome, now);
+        }
+    }
+
     /// Whether a table has a block in execution; begins the next one where it can.
     fn has_block(&mut self, slot: usize) -> bool {
         let table = &mut self.tables[slot];

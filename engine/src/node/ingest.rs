@@ -25,6 +25,9 @@ const ADMIT_SLICE: usize = 1024;
 const SPREAD: usize = 64;
 /// A table that stays stuck is spread again after so long, ns.
 const SPREAD_AGAIN: u64 = 1_000_000_000;
+/// Transactions of one core that wait at once. Past it the core stops reading from clients: they wait in their own queues, and
+/// what is admitted is decided soon.
+const MAX_WAITING: usize = 16 * 1024;
 /// Forwarded transactions may fill the queue of signatures further than clients: their validator holds them already.
 const MAX_FORWARDED: usize = 4 * verify::MAX_WAITING;
 
@@ -77,7 +80,8 @@ impl Core {
 
     /// Whether clients' records have to wait outside.
     pub(super) fn is_full(&self) -> bool {
-        self.verifier.is_full()
+        let waiting: usize = self.tables.iter().map(|table| table.mempool.len()).sum();
+        self.verifier.is_full() || waiting >= MAX_WAITING
     }
 
     /// Takes clients' records in, as long as there is room.

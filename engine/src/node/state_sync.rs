@@ -16,6 +16,7 @@
 use bytes::Bytes;
 use dag::{
     Block, Certificate, Committee, Height, ReplicaId, TableId, VoteKind,
+    client::Code,
     keys::VerifyFn,
     wire::{Put, Reader, WireError},
 };
@@ -536,7 +537,12 @@ impl Core {
         table.unexecuted.retain(|(block, _)| block.height() > height);
         table.validations.clear();
         table.replica.install(base, now);
+        // What was executed in the blocks in between is not known here: clients learn it from another validator.
+        let known = self.settled.len();
         table.repropose(&mut self.settled);
+        for settled in self.settled[known..].iter_mut().filter(|s| s.answer.code == Code::StaleSequence) {
+            settled.answer = Code::Unavailable.into();
+        }
         // What the other tables of this core have in flight for it was in the old state's inbox.
         let others = self.tables.iter().flat_map(|other| other.state.outbox().iter());
         let again: Vec<Delivery> = others.filter(|delivery| delivery.to == id).cloned().collect();

@@ -1,7 +1,8 @@
 //! The verification stage: every signature that the core has to judge goes through one batch verifier, a bounded
 //! slice a turn.
 //!
-//! Votes come before transactions: many transactions wait for one vote.
+//! Votes and proposals come before clients' transactions: many wait for each of them, and a flood of clients must not
+//! slow agreement.
 
 use std::collections::VecDeque;
 
@@ -12,7 +13,7 @@ use slab::Slab;
 /// Signatures in work at once; larger batches cost less each and hold votes up longer.
 pub const BATCH: usize = 1024;
 /// Most signatures of clients' transactions that wait; past it the core stops reading from clients.
-pub const MAX_WAITING: usize = 8 * 1024;
+pub const MAX_WAITING: usize = 2 * 1024;
 /// Public keys kept decompressed, per core (about 200 bytes each).
 const CACHED_KEYS: usize = 128 * 1024;
 
@@ -50,7 +51,7 @@ impl<S> Verifier<S> {
         self.queue.push_back(Waiting { key: *key, message, signature: *signature, subject });
     }
 
-    /// Adds a signature that goes first.
+    /// Adds a signature that goes first: of votes and of proposals, which clients must never hold up.
     pub fn push_urgent(&mut self, key: &[u8; 32], message: Hash, signature: &Signature, subject: S) {
         self.urgent.push_back(Waiting { key: *key, message, signature: *signature, subject });
     }
