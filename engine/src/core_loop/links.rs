@@ -15,7 +15,10 @@ use netio::{
 };
 
 use crate::{
-    node::frame::{Frame, MAX_FRAME},
+    node::{
+        Count, Meters,
+        frame::{Frame, MAX_FRAME},
+    },
     topology::{Placement, Shard},
 };
 
@@ -72,15 +75,11 @@ struct Dial {
 
 /// Counters of the links.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct LinkCounters {
-    /// Connections closed for a malformed frame or a broken TLS record.
-    pub malformed: u64,
-    /// Connections refused: unknown key, other network, other lane.
-    pub refused: u64,
-    /// Frames that were dropped as their peer's link was down.
-    pub unsent: u64,
-    /// Links closed as their peer did not read.
-    pub overflowed: u64,
+struct LinkCounters {
+    malformed: u64,
+    refused: u64,
+    unsent: u64,
+    overflowed: u64,
 }
 
 /// All links of one core.
@@ -91,8 +90,7 @@ pub struct Links {
     up: AHashMap<(ReplicaId, LaneId), ConnId>,
     dials: Vec<((ReplicaId, LaneId), Dial)>,
     dirty: Vec<ConnId>,
-    /// Totals since the start.
-    pub counters: LinkCounters,
+    counters: LinkCounters,
 }
 
 impl Links {
@@ -137,6 +135,14 @@ impl Links {
     /// Number of validators, this one included.
     pub fn committee_size(&self) -> usize {
         self.shard.committee.size()
+    }
+
+    /// Brings the counters to where they are asked for.
+    pub fn report(&self, meters: &mut Meters) {
+        meters.set(Count::PeerConnectionsMalformed, self.counters.malformed);
+        meters.set(Count::PeerConnectionsRefused, self.counters.refused);
+        meters.set(Count::PeerFramesUnsent, self.counters.unsent);
+        meters.set(Count::PeerLinksOverflowed, self.counters.overflowed);
     }
 
     /// Dials what is due and closes what never became a link.

@@ -21,7 +21,7 @@ use dag::client;
 use netio::{CloseReason, ConnId, Event, FrameReader, Reactor, Wait};
 
 pub use calls::CallQueue;
-pub use links::{LinkCounters, Links};
+pub use links::Links;
 pub use log_file::LogFile;
 pub use rings::{CoreRings, make_rings};
 pub use side_work::SideWork;
@@ -199,6 +199,7 @@ impl CoreLoop {
             more |= self.calls.receive(&mut self.core, &self.links, self.log.fault(), now);
             self.side_replies(now);
             self.links.tick(&mut self.reactor, now);
+            self.links.report(self.core.meters());
             let now = self.lap(Phase::Decode);
             more |= self.core.verify_stage(now);
             let now = self.lap(Phase::Verify);

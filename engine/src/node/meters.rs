@@ -37,6 +37,10 @@ counts! {
     ClientsOverflowed "clients_overflowed_total" "Connections closed as the client did not read its replies.",
     ForwardedDropped "forwarded_dropped_total" "Forwarded transactions dropped as the verifier was full.",
     ForwardedMalformed "forwarded_malformed_total" "Forwarded transactions that are malformed or of another core.",
+    PeerConnectionsMalformed "peer_connections_malformed_total" "Validators' connections closed for a malformed frame or record.",
+    PeerConnectionsRefused "peer_connections_refused_total" "Connections refused: unknown key, other network, other lane.",
+    PeerFramesUnsent "peer_frames_unsent_total" "Frames dropped as their peer's link was down.",
+    PeerLinksOverflowed "peer_links_overflowed_total" "Links closed as their peer did not read.",
     LogCommits "log_commits_total" "Log groups made durable.",
     LogBytes "log_bytes_total" "Bytes written to the log.",
 }
@@ -65,6 +69,11 @@ impl Meters {
     /// Adds to a counter.
     pub fn count(&mut self, what: Count, by: u64) {
         self.counts[what as usize] += by;
+    }
+
+    /// Sets a counter that is kept elsewhere.
+    pub fn set(&mut self, what: Count, to: u64) {
+        self.counts[what as usize] = to;
     }
 
     /// Counts a reply to a client.

@@ -115,6 +115,8 @@ pub(super) struct TableNode {
     pub ready_since: Option<u64>,
     /// When something was last committed.
     pub last_commit: u64,
+    /// Until when the primary is not suspected of sitting on a transaction once more.
+    pub trusted_until: u64,
     /// Until when transactions were spread to all validators lately enough.
     pub spread_until: u64,
     /// When a checkpoint is due although nothing happens.
@@ -149,6 +151,7 @@ impl TableNode {
             logged: 0,
             ready_since: None,
             last_commit: 0,
+            trusted_until: 0,
             spread_until: 0,
             propose_at: None,
         }
@@ -174,7 +177,8 @@ impl TableNode {
 
     /// When the table has something to do although nothing arrives.
     pub fn poll_timeout(&self) -> Option<u64> {
-        let censored = self.mempool.oldest_waiting().map(|since| since + CENSORED_AFTER);
+        let censored =
+            self.mempool.oldest_waiting().map(|since| (since + CENSORED_AFTER).max(self.trusted_until));
         [self.replica.poll_timeout(), self.propose_at, self.sync.poll_timeout(), censored, self.stuck_at()]
             .into_iter()
             .flatten()
@@ -207,8 +211,13 @@ impl TableNode {
         self.state.meta().peers.iter().map(|peer| peer.applied_height).collect()
     }
 
-    /// Whether a transaction has waited so long that the primary must be sitting on it.
-    pub fn is_censored(&self, now: u64) -> bool {
-        self.mempool.oldest_waiting().is_some_and(|since| since + CENSORED_AFTER <= now)
+    /// Whether a transaction has waited so long that the primary must be sitting on it. Says so once in [`CENSORED_AFTER`].
+    pub fn is_censored(&mut self, now: u64) -> bool {
+        let since = self.mempool.oldest_waiting().unwrap_or(now);
+        let censored = since + CENSORED_AFTER <= now && self.trusted_until <= now;
+        if censored {
+            self.trusted_until = now + CENSORED_AFTER;
+        }
+        censored
     }
 }

@@ -1,0 +1,298 @@
+//! A devnet's files.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use dag::{Address, Hash};
+use engine::{
+    genesis::{
+        ALLOCATIONS_FILE, GENESIS_FILE, Genesis, GenesisValidator, Parameters,
+        dev::{dev_account_key, dev_allocations},
+    },
+    keyfile,
+};
+use serde::Serialize;
+
+use super::{DevnetError, Record, ports::loopback};
+use crate::values::DevSeed;
+
+const RECORD: &str = "devnet.json";
+const LOCK: &str = "devnet.lock";
+const SEED: &str = "accounts.seed";
+const ACCOUNT: &str = "account-0.key";
+const NAME: &str = "devnet";
+
+/// Where the files of a devnet are.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    folder: PathBuf,
+}
+
+impl Layout {
+    /// The folder, which is made where there is none.
+    pub(super) fn new(folder: &Path) -> Result<Layout, DevnetError> {
+        let absolute = fs::create_dir_all(folder).and_then(|()| folder.canonicalize());
+        Ok(Layout { folder: absolute.map_err(error(folder, "made"))? })
+    }
+
+    /// The folder itself.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// `genesis.toml`.
+    pub fn genesis(&self) -> PathBuf {
+        self.folder.join(GENESIS_FILE)
+    }
+
+    /// The file with the seed of the funded accounts.
+    pub fn seed(&self) -> PathBuf {
+        self.folder.join(SEED)
+    }
+
+    /// The key file of the first funded account.
+    pub fn account(&self) -> PathBuf {
+        self.folder.join(ACCOUNT)
+    }
+
+    /// A validator's name, which is also that of its folder.
+    pub fn name(index: usize) -> String {
+        format!("v{index}")
+    }
+
+    /// A validator's folder.
+    pub fn node(&self, index: usize) -> PathBuf {
+        self.folder.join(Layout::name(index))
+    }
+
+    /// A validator's configuration.
+    pub fn config(&self, index: usize) -> PathBuf {
+        self.node(index).join("node.toml")
+    }
+
+    /// A validator's secret key.
+    pub fn key(&self, index: usize) -> PathBuf {
+        self.node(index).join("validator.key")
+    }
+
+    /// What a validator prints.
+    pub fn log(&self, index: usize) -> PathBuf {
+        self.node(index).join("node.log")
+    }
+
+    pub(super) fn lock(&self) -> Result<File, DevnetError> {
+        let path = self.folder.join(LOCK);
+        let options = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = options.map_err(error(&path, "opened"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(DevnetError::Running(self.folder.clone())),
+            Err(TryLockError::Error(source)) => Err(error(&path, "locked")(source)),
+        }
+    }
+
+    pub(super) fn read_seed(&self) -> Result<DevSeed, DevnetError> {
+        self.seed().to_string_lossy().parse().map_err(|_| DevnetError::Nothing(self.folder.clone()))
+    }
+
+    pub(super) fn read_record(&self) -> Result<Record, DevnetError> {
+        let text = fs::read_to_string(self.folder.join(RECORD)).unwrap_or_default();
+        Record::parse(&text).ok_or_else(|| DevnetError::Nothing(self.folder.clone()))
+    }
+
+    pub(super) fn write_record(&self, record: &Record) -> Result<(), DevnetError> {
+        let path = self.folder.join(RECORD);
+        fs::write(&path, record.to_text()).map_err(error(&path, "written"))
+    }
+
+    /// Removes a former devnet, and nothing else.
+    pub(super) fn clear(&self) -> Result<(), DevnetError> {
+        let foreign = || DevnetError::Foreign(self.folder.clone());
+        let entries = fs::read_dir(&self.folder).map_err(error(&self.folder, "read"))?;
+        let names: Result<Vec<_>, _> = entries.map(|entry| entry.map(|entry| entry.file_name())).collect();
+        let names = names.map_err(error(&self.folder, "read"))?;
+        if names.iter().all(|name| name == LOCK) {
+            return Ok(());
+        }
+        let Ok(record) = self.read_record() else { return Err(foreign()) };
+        for index in 0..record.nodes.len() {
+            remove(&self.node(index), |path| fs::remove_dir_all(path))?;
+        }
+        for file in [GENESIS_FILE, ALLOCATIONS_FILE, SEED, ACCOUNT, RECORD] {
+            remove(&self.folder.join(file), |path| fs::remove_file(path))?;
+        }
+        Ok(())
+    }
+}
+
+fn remove(path: &Path, by: impl Fn(&Path) -> io::Result<()>) -> Result<(), DevnetError> {
+    match by(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(error(path, "removed")(source)),
+        _ => Ok(()),
+    }
+}
+
+fn error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> DevnetError {
+    move |source| DevnetError::Io { path: path.into(), action, source }
+}
+
+/// Makes keys, seed and genesis of a new network.
+pub(super) fn make_network(layout: &Layout, record: &Record) -> Result<(), DevnetError> {
+    let random = error(Path::new("the system's random source"), "read");
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|cause| random(cause.into()))?;
+    write_seed(&layout.seed(), &seed)?;
+    keyfile::create(&layout.account(), &dev_account_key(&seed, 0))?;
+    let mut validators = Vec::new();
+    for index in 0..record.nodes.len() {
+        let folder = layout.node(index);
+        DirBuilder::new().mode(0o700).create(&folder).map_err(error(&folder, "made"))?;
+        let key = keyfile::generate().map_err(error(&layout.key(index), "made"))?;
+        keyfile::create(&layout.key(index), &key)?;
+        validators.push(GenesisValidator { name: Layout::name(index), key: key.address() });
+    }
+    let sizes = record.sizes;
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let parameters = Parameters {
+        name: NAME.into(),
+        tables: sizes.tables,
+        lanes: sizes.lanes,
+        time: u64::try_from(time.as_micros()).expect("before the year 500,000"),
+        validators,
+    };
+    let allocations = dev_allocations(&seed, sizes.accounts, sizes.balance);
+    Ok(Genesis::create(parameters, allocations)?.write(layout.folder())?)
+}
+
+fn write_seed(path: &Path, seed: &[u8; 32]) -> Result<(), DevnetError> {
+    let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
+    let written = file.and_then(|mut file| {
+        writeln!(
+            file,
+            "# Who knows this seed owns the money of all accounts of this devnet.\n{}",
+            Hash(*seed)
+        )
+    });
+    written.map_err(error(path, "written"))
+}
+
+/// Writes each validator's `node.toml`.
+pub(super) fn write_configs(layout: &Layout, record: &Record) -> Result<(), DevnetError> {
+    let genesis = Genesis::load(&layout.genesis())?;
+    let keys: Vec<Address> = genesis.validators().iter().map(|validator| validator.key).collect();
+    for index in 0..record.nodes.len() {
+        let path = layout.config(index);
+        fs::write(&path, config(record, &keys, index)).map_err(error(&path, "written"))?;
+    }
+    Ok(())
+}
+
+/// The keys of a node's configuration that a devnet sets; see `engine/examples/node.toml`.
+#[derive(Serialize)]
+struct Config {
+    genesis: &'static str,
+    key_file: &'static str,
+    data_dir: &'static str,
+    cores: Cores,
+    listen: Listen,
+    peer: Vec<Peer>,
+}
+
+#[derive(Serialize)]
+struct Cores {
+    count: u16,
+    pin: bool,
+}
+
+#[derive(Serialize)]
+struct Listen {
+    peers: String,
+    submission: String,
+    rpc: String,
+}
+
+#[derive(Serialize)]
+struct Peer {
+    key: String,
+    address: String,
+}
+
+fn config(record: &Record, keys: &[Address], index: usize) -> String {
+    let ports = record.nodes[index];
+    let address = |port| loopback(port).to_string();
+    let peers = keys.iter().zip(&record.nodes);
+    let config = Config {
+        genesis: "../genesis.toml",
+        key_file: "validator.key",
+        data_dir: "data",
+        // Several validators share the machine, so the kernel places their loops.
+        cores: Cores { count: record.sizes.cores, pin: false },
+        listen: Listen {
+            peers: address(ports.peers),
+            submission: address(ports.submission),
+            rpc: address(ports.rpc),
+        },
+        peer: peers
+            .map(|(key, ports)| Peer { key: key.to_string(), address: address(ports.peers) })
+            .collect(),
+    };
+    toml::to_string(&config).expect("plain data")
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::config::Setup;
+
+    use super::*;
+    use crate::devnet::{Devnet, Sizes};
+
+    const SIZES: Sizes = Sizes { validators: 4, tables: 8, lanes: 2, cores: 1, accounts: 5, balance: 7 };
+
+    fn create(folder: &Path) -> Result<Devnet, DevnetError> {
+        Devnet::create(Path::new("topio"), folder, SIZES)
+    }
+
+    #[test]
+    fn the_engine_takes_every_configuration() {
+        let folder = tempfile::tempdir().unwrap();
+        let devnet = create(folder.path()).unwrap();
+        for (index, node) in devnet.nodes().iter().enumerate() {
+            let setup = Setup::load(&devnet.layout().config(index)).unwrap();
+            assert_eq!(usize::from(setup.replica), index);
+            assert_eq!(setup.validator().name, Layout::name(index));
+            assert_eq!((setup.cores, setup.config.cores.pin), (1, false));
+            assert_eq!(setup.config.listen.rpc, node.ports().rpc_address());
+            assert_eq!(setup.genesis.supply(), 35);
+        }
+    }
+
+    #[test]
+    fn a_new_one_replaces_a_former_one_and_resume_keeps_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let genesis = |devnet: &Devnet| Genesis::load(&devnet.layout().genesis()).unwrap().hash();
+        let first = genesis(&create(folder.path()).unwrap());
+        let program = Path::new("topio");
+        assert_eq!(genesis(&Devnet::resume(program, folder.path()).unwrap()), first);
+        let second = create(folder.path()).unwrap();
+        assert_ne!(genesis(&second), first);
+        assert!(matches!(create(folder.path()), Err(DevnetError::Running(_))));
+    }
+
+    #[test]
+    fn other_folders_are_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("thesis.txt"), "mine").unwrap();
+        assert!(matches!(create(folder.path()), Err(DevnetError::Foreign(_))));
+        let program = Path::new("topio");
+        assert!(matches!(Devnet::resume(program, folder.path()), Err(DevnetError::Nothing(_))));
+        assert_eq!(fs::read_to_string(folder.path().join("thesis.txt")).unwrap(), "mine");
+        let absent = folder.path().join("absent");
+        assert!(matches!(Devnet::resume(program, &absent), Err(DevnetError::Nothing(_))));
+        assert!(!absent.exists());
+    }
+}

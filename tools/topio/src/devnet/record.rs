@@ -1,0 +1,65 @@
+//! `devnet.json`: what a devnet is.
+
+use serde::{Deserialize, Serialize};
+
+use super::{DevnetError, Ports, ports};
+use crate::values::Amount;
+
+/// How large a devnet is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sizes {
+    /// Validators.
+    pub validators: u16,
+    /// Tables of the shard.
+    pub tables: u16,
+    /// Lanes that the tables are spread over.
+    pub lanes: u16,
+    /// Core loops of each validator.
+    pub cores: u16,
+    /// Funded accounts.
+    pub accounts: u64,
+    /// Micro-TOP of each.
+    pub balance: u64,
+}
+
+impl Sizes {
+    /// What all accounts have together, as far as 64 bits count.
+    pub fn supply(&self) -> Amount {
+        Amount(self.accounts.saturating_mul(self.balance))
+    }
+}
+
+/// What a devnet is, as its folder says it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// 1.
+    version: u16,
+    /// How large.
+    pub sizes: Sizes,
+    /// The validators' ports, in the committee's order.
+    pub nodes: Vec<Ports>,
+}
+
+impl Record {
+    /// A network of these sizes on ports that are free now.
+    pub(super) fn new(sizes: Sizes) -> Result<Record, DevnetError> {
+        let Sizes { validators, lanes, .. } = sizes;
+        let nodes = ports::find(validators, lanes)
+            .ok_or_else(|| DevnetError::Ports(ports::needed(validators, lanes)))?;
+        Ok(Record { version: 1, sizes, nodes })
+    }
+
+    /// Reads one; `None` where it is damaged or of another version.
+    pub(super) fn parse(text: &str) -> Option<Record> {
+        serde_json::from_str(text).ok().filter(|record: &Record| {
+            record.version == 1 && record.nodes.len() == usize::from(record.sizes.validators)
+        })
+    }
+
+    /// Its text.
+    pub(super) fn to_text(&self) -> String {
+        serde_json::to_string_pretty(self).expect("plain data") + "\n"
+    }
+}

@@ -1,0 +1,77 @@
+//! Validators that are killed, stopped and started again under load.
+
+use rustix::process::Signal;
+
+use crate::{load::longest_gap, network::Network};
+
+/// Seconds without an acknowledgement that one fault may cost. With a second as grain, a gap under two seconds covers one whole
+/// second at most.
+const GAP: usize = 1;
+
+#[test]
+fn one_is_killed_the_others_go_on_and_it_comes_back() {
+    let mut network = Network::start();
+    let load = network.load();
+    load.go_on(2);
+    network.devnet.node(1).kill();
+    load.go_on(4);
+    network.devnet.node(1).start().expect("it can be started again");
+    load.go_on(3);
+    let result = load.finish();
+    assert!(longest_gap(&result) <= GAP, "{} s without an acknowledgement", longest_gap(&result));
+    network.wait_ready();
+    network.ledger_is_whole();
+    // With another one down, a quorum needs its votes: it votes again.
+    network.devnet.node(2).kill();
+    network.commits_in_every_table(1);
+}
+
+#[test]
+fn one_is_frozen_the_others_go_on_and_it_catches_up() {
+    let mut network = Network::start();
+    let load = network.load();
+    load.go_on(1);
+    network.devnet.node(3).signal(Signal::STOP);
+    load.go_on(6);
+    network.devnet.node(3).signal(Signal::CONT);
+    load.go_on(3);
+    let result = load.finish();
+    // Clients of the frozen one find out by themselves, and its tables change their view.
+    assert!(longest_gap(&result) <= GAP, "{} s without an acknowledgement", longest_gap(&result));
+    network.ledger_is_whole();
+    network.devnet.node(0).kill();
+    network.commits_in_every_table(3);
+}
+
+#[test]
+fn all_are_killed_at_once_and_nothing_acknowledged_is_lost() {
+    let mut network = Network::start();
+    let load = network.load();
+    load.go_on(3);
+    for index in 0..4 {
+        network.devnet.node(index).signal(Signal::KILL);
+    }
+    for index in 0..4 {
+        network.devnet.node(index).kill();
+    }
+    load.go_on(1);
+    network.devnet.start().expect("they can be started again");
+    network.wait_ready();
+    load.go_on(2);
+    load.finish();
+    network.ledger_is_whole();
+    (0..4).for_each(|index| network.commits_in_every_table(index));
+}
+
+#[test]
+fn all_stop_cleanly_under_load_and_go_on_later() {
+    let mut network = Network::start();
+    let load = network.load();
+    load.go_on(1);
+    assert_eq!(network.devnet.stop(), 0, "none had to be killed");
+    network.devnet.start().expect("they can be started again");
+    network.wait_ready();
+    load.go_on(1);
+    load.finish();
+    network.ledger_is_whole();
+}
