@@ -130,6 +130,28 @@ impl Accounts {
         self.index.parts[Index::part(hash)].find(hash, same).copied()
     }
 
+    /// The places of several accounts. In two rounds, so that the memory of all is fetched at a time: first a guess by the
+    /// index alone, which is wrong once in a hundred times, then a look at the accounts.
+    ///
+    /// # Panics
+    /// Where there are more addresses than `N`.
+    pub(crate) fn positions<'a, const N: usize>(
+        &self,
+        addresses: impl Iterator<Item = &'a Address> + Clone,
+    ) -> [Option<Position>; N] {
+        let mut guesses = [None; N];
+        for (at, address) in addresses.clone().enumerate() {
+            let hash = self.index.hash(address);
+            guesses[at] = self.index.parts[Index::part(hash)].find(hash, |_| true).copied();
+        }
+        for (guess, address) in guesses.iter_mut().zip(addresses) {
+            if guess.is_some_and(|position| self.leaf(position).address != *address) {
+                *guess = self.position(address);
+            }
+        }
+        guesses
+    }
+
     /// The state of the account at a place.
     ///
     /// # Panics
@@ -231,5 +253,82 @@ impl Accounts {
         let leaves = self.leaves.chunks.len() * CHUNK * size_of::<AccountLeaf>();
         let index: usize = self.index.parts.iter().map(HashTable::allocation_size).sum();
         leaves + index + self.tree.memory()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dag::{hash::Domain, merkle};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn address(number: usize) -> Address {
+        Address(Domain::UNIT.hash(&number.to_le_bytes()).0)
+    }
+
+    fn filled(count: usize) -> Accounts {
+        let mut accounts = Accounts::new(7);
+        (0..count).for_each(|number| {
+            assert_eq!(accounts.position_or_create(&address(number)), u32::try_from(number).unwrap())
+        });
+        accounts
+    }
+
+    proptest! {
+        #[test]
+        fn the_root_is_that_of_all_leaves_whatever_the_slices(
+            rounds in prop::collection::vec((0..90usize, prop::collection::vec(any::<u32>(), 0..20)), 1..6),
+            slice in 1..40usize,
+        ) {
+            let mut accounts = Accounts::new(1);
+            for (grown, changes) in rounds {
+                let start = accounts.len();
+                for number in start..start + grown {
+                    accounts.position_or_create(&address(number));
+                }
+                for change in changes {
+                    if let Some(position) = change.checked_rem(u32::try_from(accounts.len()).unwrap()) {
+                        accounts.leaf_mut(position).balance += 1;
+                    }
+                }
+                while !accounts.hash_step(&mut slice.clone()) {}
+                let hashes: Vec<Hash> = accounts.iter().map(AccountLeaf::hash).collect();
+                prop_assert_eq!(accounts.root(), merkle::root(&hashes));
+                for (position, leaf) in accounts.iter().enumerate() {
+                    let proof = accounts.prove(&leaf.address).unwrap();
+                    prop_assert_eq!((proof.leaf, proof.position), (*leaf, position as u64));
+                    prop_assert_eq!(proof.path, merkle::path(&hashes, position));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_changed_since_the_root_is_not_proven() {
+        let mut accounts = filled(9);
+        assert_eq!(accounts.prove(&address(0)), Err(ProofError::Changed));
+        accounts.hash_all();
+        accounts.leaf_mut(1).balance = 5;
+        accounts.position_or_create(&address(9));
+        assert_eq!(
+            accounts.prove(&address(0)),
+            Err(ProofError::Changed),
+            "it shares a group with the changed one"
+        );
+        assert_eq!(accounts.prove(&address(4)).unwrap().root(), Some(accounts.root()));
+        assert_eq!(accounts.prove(&address(9)), Err(ProofError::Changed));
+        assert_eq!(accounts.prove(&address(10)), Err(ProofError::Unknown));
+    }
+
+    #[test]
+    fn an_account_costs_less_than_128_bytes() {
+        // Sizes around those at which the index has just grown, where it is at its widest.
+        for count in [30_000, 58_000, 62_500, 120_000] {
+            let mut accounts = filled(count);
+            accounts.hash_all();
+            let each = accounts.memory() as f64 / count as f64;
+            assert!(each <= 128.0, "{each} bytes for each of {count}");
+        }
     }
 }

@@ -271,10 +271,7 @@ impl Table {
         let source = delivery.source;
         let receipts = &delivery.receipts[job.applied..];
         let receipts = &receipts[..receipts.len().min(WINDOW).min(*left)];
-        let mut positions = [None; WINDOW];
-        for (position, receipt) in positions.iter_mut().zip(receipts) {
-            *position = self.accounts.position(&receipt.payee);
-        }
+        let positions: [_; WINDOW] = self.accounts.positions(receipts.iter().map(|receipt| &receipt.payee));
         let peer = self.meta.peer_mut(source);
         for (receipt, position) in receipts.iter().zip(positions) {
             assert_eq!(receipt.number, peer.applied + 1, "the inbox lets only the next receipt in");
@@ -312,12 +309,10 @@ impl Table {
             transactions[count] = Some(transaction);
             count += 1;
         }
-        let mut senders = [None; WINDOW];
-        for (sender, transaction) in senders.iter_mut().zip(transactions.iter().flatten()) {
-            *sender = self.accounts.position(transaction.sender());
-        }
-        for target in scratch.payees.iter_mut().filter(|target| target.table == self.config.id) {
-            target.position = self.accounts.position(&target.to);
+        let senders: [_; WINDOW] =
+            self.accounts.positions(transactions.iter().flatten().map(Transaction::sender));
+        for targets in scratch.payees.chunks_mut(WINDOW) {
+            self.look_up(targets);
         }
         let mut targets = &scratch.payees[..];
         for (index, (transaction, sender)) in transactions.iter().flatten().zip(senders).enumerate() {
@@ -336,6 +331,16 @@ impl Table {
             codes.push(code);
         }
         *left = left.saturating_sub(count + scratch.payees.len());
+    }
+
+    /// Finds the places of payees of this table.
+    fn look_up(&self, targets: &mut [Target]) {
+        let home = targets.iter().filter(|target| target.table == self.config.id);
+        let positions: [_; WINDOW] = self.accounts.positions(home.map(|target| &target.to));
+        let home = targets.iter_mut().filter(|target| target.table == self.config.id);
+        for (target, position) in home.zip(positions) {
+            target.position = position;
+        }
     }
 
     /// Whether a transaction can be executed now; its sender's place, or why not.

@@ -8,6 +8,7 @@ pub mod accounts;
 pub mod execute;
 pub mod inbox;
 mod lanes;
+pub mod measure;
 pub mod mempool;
 pub mod meta;
 pub mod outbox;

@@ -144,22 +144,24 @@ impl Hashing {
     /// Takes deliveries in and their number of receipts off `left`, until that is zero; the hash at the end.
     pub(crate) fn step(&mut self, outbox: &Outbox, left: &mut usize) -> Option<Hash> {
         while let Some(lane) = outbox.lanes.get(self.table) {
+            if *left == 0 {
+                self.flush();
+                return None;
+            }
             if self.delivery == 0 {
                 encode_count(lane.deliveries.len(), &mut self.scratch);
             }
-            while let Some(delivery) = lane.deliveries.get(self.delivery) {
-                if *left == 0 {
-                    self.flush();
-                    return None;
-                }
+            if let Some(delivery) = lane.deliveries.get(self.delivery) {
                 encode_delivery(delivery, &mut self.scratch);
                 *left = left.saturating_sub(1 + delivery.receipts.len());
                 self.delivery += 1;
-                if self.scratch.len() >= 16 * 1024 {
-                    self.flush();
-                }
             }
-            (self.table, self.delivery) = (self.table + 1, 0);
+            if self.delivery == lane.deliveries.len() {
+                (self.table, self.delivery) = (self.table + 1, 0);
+            }
+            if self.scratch.len() >= 16 * 1024 {
+                self.flush();
+            }
         }
         self.flush();
         Some(Hash(*self.hasher.finalize().as_bytes()))

@@ -5,8 +5,7 @@
 //! saves three quarters of the memory: what is stored comes to 16 bytes an account.
 
 use dag::{
-    Hash,
-    merkle,
+    Hash, merkle,
     state_tree::{AccountLeaf, HASHED_LEAF_SIZE, LEAF_SIZE},
 };
 

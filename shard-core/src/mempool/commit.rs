@@ -74,7 +74,7 @@ impl Mempool {
                 None
             } else if entry.sequence <= leaf.sequence {
                 Some(Code::StaleSequence)
-            } else if !is_proposed && entry.sequence > last + 1 {
+            } else if entry.sequence > last + 1 {
                 Some(Code::GappedSequence)
             } else if !is_proposed && total > u128::from(leaf.balance) {
                 Some(Code::Overdraft)
@@ -100,7 +100,7 @@ impl Mempool {
             }
         }
         self.ready.waiting += sender.ready;
-        self.ready.enqueue(key, sender);
+        self.ready.update(&mut self.senders, key);
         self.senders.remove_if_idle(key);
     }
 }

@@ -6,7 +6,7 @@ use dag::Hash;
 use hashbrown::HashTable;
 use slab::Slab;
 
-use super::{Answer, ENTRY_OVERHEAD, Origin, Settled};
+use super::{Answer, ENTRY_OVERHEAD, Origin, Settled, senders::Sender};
 
 /// Place in the slab.
 pub type Key = usize;
@@ -80,6 +80,9 @@ struct Node {
     older: Option<Key>,
     newer: Option<Key>,
 }
+
+// What is counted for a transaction covers its share of the slabs and indices, its sender's record included.
+const _: () = assert!(size_of::<Node>() + size_of::<Sender>() + 4 * size_of::<Origin>() <= ENTRY_OVERHEAD);
 
 /// The verified transactions.
 #[derive(Debug)]

@@ -43,7 +43,7 @@ use recent::Recent;
 use senders::{Sender, Senders};
 
 /// Bytes that a waiting transaction costs besides its record.
-pub const ENTRY_OVERHEAD: usize = 320;
+pub const ENTRY_OVERHEAD: usize = 640;
 
 /// Who is to be told what became of a transaction.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -111,13 +111,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits {
-            transactions: 16_384,
-            bytes: 16 << 20,
-            per_account: 64,
-            candidates: 4096,
-            recent: 16_384,
-        }
+        Limits { transactions: 16_384, bytes: 16 << 20, per_account: 64, candidates: 4096, recent: 16_384 }
     }
 }
 
@@ -238,13 +232,7 @@ impl Mempool {
 
     /// Says whether the signature behind a ticket is valid. To be called in the order of admission: a chain is not built
     /// from its end.
-    pub fn verified(
-        &mut self,
-        accounts: &Accounts,
-        ticket: Ticket,
-        valid: bool,
-        settled: &mut Vec<Settled>,
-    ) {
+    pub fn verified(&mut self, accounts: &Accounts, ticket: Ticket, valid: bool, settled: &mut Vec<Settled>) {
         let candidate = self.candidates.remove(ticket.0);
         self.candidate_bytes -= candidate.record.len() + ENTRY_OVERHEAD;
         let mut origins = Origins::new(candidate.origin);
@@ -317,7 +305,8 @@ impl Mempool {
     /// What the sender's chain spends that is not yet executed. Between the execution of a block and
     /// [`on_committed`](Self::on_committed) the chain's start is executed already.
     fn waiting_total(&self, sender: &Sender, leaf: &AccountLeaf) -> u128 {
-        let executed = self.entries.chain(sender.first).take_while(|(_, entry)| entry.sequence <= leaf.sequence);
+        let executed =
+            self.entries.chain(sender.first).take_while(|(_, entry)| entry.sequence <= leaf.sequence);
         sender.total - executed.map(|(_, entry)| u128::from(entry.total)).sum::<u128>()
     }
 
@@ -336,7 +325,7 @@ impl Mempool {
         sender.next_ready = sender.next_ready.or(Some(entry));
         sender.ready += 1;
         self.ready.waiting += 1;
-        self.ready.enqueue(sender_key, sender);
+        self.ready.update(&mut self.senders, sender_key);
     }
 
     /// Puts a new entry into the place of an old one, which is left to be removed.

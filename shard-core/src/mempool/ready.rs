@@ -1,10 +1,8 @@
 //! Which transactions are proposed next: senders take turns, each with its own in order.
 
-use std::collections::VecDeque;
-
 use dag::{Block, Transaction, table_block::BlockBuilder};
 
-use super::{Mempool, Settled, senders::Sender};
+use super::{Mempool, Settled, senders::Senders};
 use crate::Accounts;
 
 /// Most of one block.
@@ -18,20 +16,54 @@ pub struct BlockLimits {
     pub bytes: usize,
 }
 
-/// Senders that have something to propose.
+/// Senders that have something to propose, in a list through their records, so that one whose transactions another primary
+/// has proposed can leave it at once.
 #[derive(Debug, Default)]
 pub struct Ready {
-    /// Each at most once. One that has nothing left is skipped when its turn comes.
-    queue: VecDeque<usize>,
+    first: Option<usize>,
+    last: Option<usize>,
     /// Transactions that no proposed block holds.
     pub waiting: usize,
 }
 
 impl Ready {
-    pub fn enqueue(&mut self, key: usize, sender: &mut Sender) {
-        if sender.next_ready.is_some() && !sender.queued {
-            sender.queued = true;
-            self.queue.push_back(key);
+    /// Puts a sender at the end, or takes it out, as it has something to propose or not. One that stands in the queue with
+    /// something to propose keeps its place.
+    pub fn update(&mut self, senders: &mut Senders, key: usize) {
+        let sender = senders.get(key);
+        match (sender.next_ready.is_some(), sender.queued) {
+            (true, false) => self.push(senders, key),
+            (false, true) => self.remove(senders, key),
+            _ => {}
+        }
+    }
+
+    fn push(&mut self, senders: &mut Senders, key: usize) {
+        let sender = senders.get_mut(key);
+        (sender.queued, sender.before, sender.after) = (true, self.last, None);
+        match self.last.replace(key) {
+            Some(last) => senders.get_mut(last).after = Some(key),
+            None => self.first = Some(key),
+        }
+    }
+
+    fn remove(&mut self, senders: &mut Senders, key: usize) {
+        let sender = senders.get_mut(key);
+        sender.queued = false;
+        let (before, after) = (sender.before.take(), sender.after.take());
+        match before {
+            Some(before) => senders.get_mut(before).after = after,
+            None => self.first = after,
+        }
+        match after {
+            Some(after) => senders.get_mut(after).before = before,
+            None => self.last = before,
+        }
+    }
+
+    fn clear(&mut self, senders: &mut Senders) {
+        while let Some(first) = self.first {
+            self.remove(senders, first);
         }
     }
 }
@@ -47,25 +79,21 @@ impl Mempool {
     pub fn take_block(&mut self, builder: &mut BlockBuilder, limits: &BlockLimits) -> usize {
         let (mut taken, mut payees) = (0, 0);
         while builder.len() < limits.transactions {
-            let Some(&sender_key) = self.ready.queue.front() else { break };
+            let Some(sender_key) = self.ready.first else { break };
             let sender = self.senders.get_mut(sender_key);
-            if let Some(key) = sender.next_ready {
-                let entry = self.entries.get(key);
-                let transaction = Transaction::parse(&entry.record).expect("checked when it was admitted");
-                let crowded = taken > 0 && payees + transaction.payee_count() > limits.payees;
-                let large = builder.size() + entry.record.len() > limits.bytes;
-                if crowded || large || !builder.push(entry.id, &transaction) {
-                    break;
-                }
-                (taken, payees) = (taken + 1, payees + transaction.payee_count());
-                (sender.proposed, sender.next_ready) = (entry.sequence, entry.next);
-                sender.ready -= 1;
-                self.ready.waiting -= 1;
+            let entry = self.entries.get(sender.next_ready.expect("who is in the queue has something"));
+            let transaction = Transaction::parse(&entry.record).expect("checked when it was admitted");
+            let crowded = taken > 0 && payees + transaction.payee_count() > limits.payees;
+            let large = builder.size() + entry.record.len() > limits.bytes;
+            if crowded || large || !builder.push(entry.id, &transaction) {
+                break;
             }
-            self.ready.queue.pop_front();
-            sender.queued = false;
-            self.ready.enqueue(sender_key, sender);
-            self.senders.remove_if_idle(sender_key);
+            (taken, payees) = (taken + 1, payees + transaction.payee_count());
+            (sender.proposed, sender.next_ready) = (entry.sequence, entry.next);
+            sender.ready -= 1;
+            self.ready.waiting -= 1;
+            self.ready.remove(&mut self.senders, sender_key);
+            self.ready.update(&mut self.senders, sender_key);
         }
         taken
     }
@@ -90,19 +118,13 @@ impl Mempool {
                 sender.proposed = sender.proposed.max(transaction.sequence());
             }
         }
-        // Turns are dealt anew, in order of arrival.
-        for key in self.ready.queue.drain(..) {
-            self.senders.get_mut(key).queued = false;
-        }
         for key in self.senders.keys() {
             self.prune(accounts, key, settled);
         }
-        for key in self.ready.queue.drain(..) {
-            self.senders.get_mut(key).queued = false;
-        }
+        // Turns are dealt anew, in order of arrival.
+        self.ready.clear(&mut self.senders);
         for key in self.entries.by_arrival() {
-            let sender_key = self.entries.get(key).sender;
-            self.ready.enqueue(sender_key, self.senders.get_mut(sender_key));
+            self.ready.update(&mut self.senders, self.entries.get(key).sender);
         }
         self.entries.forward_again();
     }

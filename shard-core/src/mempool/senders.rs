@@ -23,8 +23,10 @@ pub struct Sender {
     /// How many no proposed block holds, and the first of them.
     pub ready: usize,
     pub next_ready: Option<Key>,
-    /// Whether it stands in the ready queue.
+    /// Whether it stands in the ready queue, and its neighbours there.
     pub queued: bool,
+    pub before: Option<usize>,
+    pub after: Option<usize>,
     /// Whether it is on the list of those that the block at hand concerns.
     pub touched: bool,
 }
@@ -42,6 +44,8 @@ impl Sender {
             ready: 0,
             next_ready: None,
             queued: false,
+            before: None,
+            after: None,
             touched: false,
         }
     }
