@@ -109,6 +109,11 @@ impl Cluster {
         validator.running = Some((stop, thread));
     }
 
+    /// Runs a validator that is expected to end by itself.
+    pub fn run_to_end(&self, validator: usize) -> Result<(), NodeError> {
+        process::run(Setup::load(&self.validators[validator].config).unwrap(), Stop::new())
+    }
+
     pub fn start_all(&mut self) {
         (0..self.validators.len()).for_each(|validator| self.start(validator));
     }

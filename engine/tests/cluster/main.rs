@@ -3,6 +3,8 @@
 mod harness;
 
 use dag::client::Code;
+use std::{fs::OpenOptions, os::unix::fs::FileExt, path::PathBuf};
+
 use harness::{BALANCE, Client, Cluster, account};
 
 /// Waits until a validator's view of all accounts is the expected one.
@@ -77,4 +79,68 @@ fn a_cluster_that_stops_goes_on_where_it_was() {
     for validator in &cluster.validators {
         await_balances(&mut Client::connect(validator.submission), &[BALANCE; 4]);
     }
+}
+
+/// The first segment of a validator's log.
+fn log_file(cluster: &Cluster, validator: usize) -> PathBuf {
+    cluster.data(validator).join("log-000-0000000000.top")
+}
+
+fn flip(path: &PathBuf, offset: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
+}
+
+#[test]
+fn a_damaged_log_is_named_and_refused_while_the_others_go_on() {
+    let mut cluster = Cluster::new(4, 4, 1, 1, 4);
+    cluster.start_all();
+    for round in 1..=3 {
+        let mut client = Client::connect(cluster.validators[0].submission);
+        let records: Vec<_> =
+            (0..4).map(|from| cluster.transfer(from, round, &[((from + 1) % 4, 7)])).collect();
+        client.submit(&records);
+    }
+    cluster.stop(3);
+    // In the first group behind the header: many later ones follow, so it is no torn tail.
+    flip(&log_file(&cluster, 3), 4096 + 100);
+    let error = cluster.run_to_end(3).expect_err("a damaged log is refused").to_string();
+    assert!(
+        error.contains("damage") && error.contains("log-000-0000000000") || error.contains("segment 0"),
+        "{error}"
+    );
+    let mut client = Client::connect(cluster.validators[0].submission);
+    let reply = client.submit(&[cluster.transfer(0, 4, &[(1, 7)])]);
+    assert_eq!(reply[0].code, Code::Committed);
+}
+
+#[test]
+fn a_torn_tail_is_cut() {
+    let mut cluster = Cluster::new(4, 4, 1, 1, 4);
+    cluster.start_all();
+    let mut client = Client::connect(cluster.validators[0].submission);
+    let records: Vec<_> = (0..4).map(|from| cluster.transfer(from, 1, &[((from + 1) % 4, 7)])).collect();
+    client.submit(&records);
+    cluster.stop(3);
+    // The last group ends where only zeros follow.
+    let path = log_file(&cluster, 3);
+    let bytes = std::fs::read(&path).unwrap();
+    let end = bytes.chunks(4096).rposition(|sector| sector.iter().any(|&byte| byte != 0)).unwrap();
+    flip(&path, end as u64 * 4096 + 10);
+    cluster.start(3);
+    await_balances(&mut Client::connect(cluster.validators[3].submission), &[BALANCE; 4]);
+    let mut client = Client::connect(cluster.validators[3].submission);
+    let reply = client.submit(&[cluster.transfer(0, 2, &[(1, 7)])]);
+    assert_eq!(reply[0].code, Code::Committed);
+}
+
+#[test]
+fn two_nodes_never_share_a_data_directory() {
+    let mut cluster = Cluster::new(4, 4, 1, 1, 4);
+    cluster.start(0);
+    drop(Client::connect(cluster.validators[0].submission));
+    let error = cluster.run_to_end(0).expect_err("the first one runs").to_string();
+    assert!(error.contains("data directory") || error.contains("another"), "{error}");
 }
