@@ -386,6 +386,7 @@ impl CoreThread {
             settings: LoopSettings {
                 poll: setup.config.io.wait == Waiting::Poll,
                 spin: nanos(setup.config.io.spin),
+                max_clients: setup.config.limits.submission_connections as usize,
             },
             stop: self.stop.clone(),
         };

@@ -255,6 +255,7 @@ fn restore(
     let record = Record::decode(&Bytes::copy_from_slice(&payload[2..]))?;
     let table = tables.iter_mut().find(|table| table.setup.state.config().id == id);
     let table = table.ok_or(RecoveryError::OtherCore(id))?;
+    table.setup.on_record(position.segment);
     if let Record::Proposal { block, .. } = &record {
         table.setup.on_block(position.segment, block.height());
         if block.height() <= table.setup.state.height() {

@@ -95,6 +95,8 @@ pub struct LoopSettings {
     pub poll: bool,
     /// Spin so long after the last event before sleeping, ns.
     pub spin: u64,
+    /// Most clients' connections.
+    pub max_clients: usize,
 }
 
 /// One core, running.
@@ -118,6 +120,9 @@ pub struct CoreLoop {
     last_event: u64,
     /// Since when time is not yet charged to anything.
     lap_began: u64,
+    /// When the side executor may take more.
+    side_retry: Option<u64>,
+    max_clients: usize,
     halted: Option<String>,
 }
 
@@ -180,6 +185,8 @@ impl CoreLoop {
             link_events: Vec::new(),
             last_event: 0,
             lap_began: 0,
+            side_retry: None,
+            max_clients: parts.settings.max_clients,
             halted: None,
         })
     }
@@ -207,12 +214,13 @@ impl CoreLoop {
             let now = self.lap(Phase::Execute);
             more |= self.core.agree_stage(now, Clock::wall());
             let now = self.lap(Phase::Consensus);
-            self.side.flush();
+            let side_waits = self.side.flush();
+            self.side_retry = side_waits.then_some(now + 1_000_000);
             self.log
                 .commit(&mut self.core, &mut self.reactor, &mut self.side, now)
                 .map_err(LoopError::Log)?;
             self.lap(Phase::Log);
-            self.carry_out();
+            more |= self.carry_out();
             self.links.flush(&mut self.reactor);
             self.lap(Phase::Send);
             if let Some(reason) = self.halted.take() {
@@ -252,7 +260,7 @@ impl CoreLoop {
         if more || self.settings.poll || now < self.last_event + self.settings.spin {
             return Wait::Spin;
         }
-        let timers = [self.core.poll_timeout(), self.links.next_tick(), self.log.next_try()];
+        let timers = [self.core.poll_timeout(), self.links.next_tick(), self.log.next_try(), self.side_retry];
         let next = timers.into_iter().flatten().min().unwrap_or(u64::MAX).min(now + MAX_SLEEP);
         if next <= now { Wait::Spin } else { Wait::For(Duration::from_nanos(next - now)) }
     }
@@ -283,6 +291,11 @@ impl CoreLoop {
     }
 
     fn on_client(&mut self, conn: ConnId) {
+        if self.sessions.len() >= self.max_clients {
+            self.core.meters().count(Count::ClientsRefused, 1);
+            self.reactor.close(conn);
+            return;
+        }
         let id = ClientId::new(self.core_number, self.next_session);
         self.next_session += 1;
         self.sessions.insert(conn, Session { id, reader: FrameReader::new(client::MAX_FRAME) });
@@ -339,7 +352,8 @@ impl CoreLoop {
         self.link_events = events;
     }
 
-    fn carry_out(&mut self) {
+    /// Returns whether a ring to another core was full.
+    fn carry_out(&mut self) -> bool {
         while let Some(effect) = self.core.poll_effect() {
             match effect {
                 Effect::ToPeer(peer, lane, frame) => self.links.send(&mut self.reactor, peer, lane, &frame),
@@ -363,7 +377,7 @@ impl CoreLoop {
                 Effect::Halt(reason) => self.halted = Some(reason),
             }
         }
-        self.rings.flush();
+        self.rings.flush()
     }
 
     fn side_replies(&mut self, now: u64) {

@@ -56,8 +56,8 @@ impl CoreRings {
         self.waiting[usize::from(core)].push_back(cross);
     }
 
-    /// Moves what waits into the rings, and wakes whoever got something.
-    pub fn flush(&mut self) {
+    /// Moves what waits into the rings, and wakes whoever got something. Returns whether something still waits.
+    pub fn flush(&mut self) -> bool {
         for (core, waiting) in self.waiting.iter_mut().enumerate() {
             let Some(ring) = &mut self.to[core] else { continue };
             while let Some(cross) = waiting.pop_front() {
@@ -73,6 +73,7 @@ impl CoreRings {
                 waker.wake();
             }
         }
+        self.waiting.iter().any(|waiting| !waiting.is_empty())
     }
 
     /// Hands over what has arrived, at most a ring's worth. Returns whether there is more on either side.

@@ -24,7 +24,7 @@ use super::{
 /// Receipts that a block applies at most; a single delivery may have more.
 const MAX_RECEIPTS: usize = 6_000;
 /// A record, a block with its surroundings, that must fit the journal before the next output is taken.
-const JOURNAL_ROOM: usize = 512 * 1024;
+const JOURNAL_ROOM: usize = 1024 * 1024;
 /// A proposal whose time is so far ahead of this node's clock is refused, µs.
 const MAX_AHEAD: u64 = 10_000_000;
 /// Most proposals of one table that are judged at once; the agreement window is smaller.
@@ -102,6 +102,11 @@ impl Core {
         let key = *self.shard.committee.key(from).expect("a peer is of the committee");
         let (digest, signature) = (bundle.digest(), *bundle.signature());
         let bundle = Rc::new(bundle);
+        if self.verifier.is_flooded() {
+            // Votes come again: the channel's peer is slowed by what it loses, not the others.
+            self.meters.count(Count::VotesDropped, 1);
+            return;
+        }
         self.verifier.push_urgent(&key, digest, &signature, Subject::Bundle { from, bundle });
     }
 
@@ -300,18 +305,27 @@ impl Core {
         }
     }
 
-    /// Carries out what the replicas ask, as long as the journal has room. Returns whether something is left.
+    /// Carries out what the replicas ask, as long as the journal has room. Returns whether nothing is left.
     pub(super) fn drain_agreement(&mut self, now: u64, wall: u64) -> bool {
-        for slot in 0..self.tables.len() {
-            loop {
-                if self.journal.room() < JOURNAL_ROOM {
-                    return true;
-                }
-                let Some(output) = self.tables[slot].replica.poll_output() else { break };
+        // One table's output may make another one speak, so it is over when a whole round gave nothing.
+        let mut quiet = 0;
+        let mut slot = 0;
+        while quiet < self.tables.len() {
+            quiet += 1;
+            while let Some(output) = self.next_output(slot) {
+                quiet = 0;
                 self.on_output(slot, output, now, wall);
             }
+            if self.journal.room() < JOURNAL_ROOM {
+                return false;
+            }
+            slot = (slot + 1) % self.tables.len();
         }
-        false
+        true
+    }
+
+    fn next_output(&mut self, slot: usize) -> Option<Output> {
+        if self.journal.room() < JOURNAL_ROOM { None } else { self.tables[slot].replica.poll_output() }
     }
 
     fn on_output(&mut self, slot: usize, output: Output, now: u64, wall: u64) {
@@ -355,7 +369,9 @@ impl Core {
         table.logged += self.scratch.len() as u64;
         // Where the disk has failed, nothing that is held leaves any more; the loop halts the node.
         let position = self.journal.append(AGREEMENT, &[&id_bytes(table.id), &self.scratch], now);
-        if let (Record::Proposal { block, .. }, Some(position)) = (record, position) {
+        let Some(position) = position else { return };
+        table.needs.on_record(position.segment);
+        if let Record::Proposal { block, .. } = record {
             table.needs.on_block(position.segment, block.height());
         }
     }
@@ -404,6 +420,7 @@ impl Core {
             return;
         }
         table.repropose(&mut self.settled);
+        self.again = true;
         if view > 0 {
             eprintln!("table {}: view {view} begins, primary is validator {primary}", table.id);
         }

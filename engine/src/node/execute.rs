@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use dag::{Block, Certificate, client::Code};
-use shard_core::{Delivery, Outcome, execute::BeginError};
+use shard_core::{Delivery, Outcome, execute::BeginError, inbox::DeliveryError};
 
 use super::{Core, Cross, Effect, OUTCOME, OutcomeRecord, meters::Count};
 use crate::metrics::Stage;
@@ -17,7 +17,12 @@ const JOURNAL_ROOM: usize = 64 * 1024;
 impl Core {
     /// A block is final.
     pub(super) fn on_committed(&mut self, slot: usize, block: Block, certificate: Certificate, now: u64) {
+        self.again = true;
         let table = &mut self.tables[slot];
+        if block.height() <= table.state.height() {
+            // A fetched state was there first.
+            return;
+        }
         let marks = table.marks.at(block.height());
         marks.committed = now;
         table.last_commit = now;
@@ -36,7 +41,7 @@ impl Core {
         while steps < STEPS && fruitless < count {
             let slot = self.execute_next % count;
             self.execute_next = (slot + 1) % count;
-            if !self.has_block(slot) {
+            if !self.has_block(slot, now) {
                 fruitless += 1;
                 continue;
             }
@@ -59,7 +64,7 @@ impl Core {
     }
 
     /// Whether a table has a block in execution; begins the next one where it can.
-    fn has_block(&mut self, slot: usize) -> bool {
+    fn has_block(&mut self, slot: usize, now: u64) -> bool {
         let table = &mut self.tables[slot];
         if table.state.is_busy() {
             return true;
@@ -75,8 +80,11 @@ impl Core {
                 panic!("agreement delivers every height once, in order: {error}")
             }
             Err(error @ BeginError::Diverged(_)) => {
-                let reason = format!("table {}: block {} {error}", table.id, block.height());
-                self.effects.push_back(Effect::Halt(reason));
+                // What this node knows of the other table has a hole, as after a fetched state; one that a quorum has certified
+                // fills it.
+                eprintln!("table {}: block {} {error}", table.id, block.height());
+                let above = table.state.height();
+                self.begin_fetch(slot, above, now);
                 false
             }
         }
@@ -105,7 +113,7 @@ impl Core {
         table.replica.on_executed(outcome.height, outcome.checkpoint, now);
         if outcome.checkpoint.is_some() {
             self.meters.count(Count::Checkpoints, 1);
-            self.on_checkpoint(slot, &block, &certificate);
+            self.on_checkpoint(slot, &certificate);
         }
         for delivery in outcome.deliveries {
             self.deliver(delivery, now);
@@ -128,10 +136,15 @@ impl Core {
 
     pub(super) fn on_delivery(&mut self, slot: usize, delivery: Delivery, now: u64) {
         let table = &mut self.tables[slot];
-        if let Err(error) = table.state.inbox_mut().on_delivery(delivery) {
-            let reason = format!("table {}: {error}", table.id);
-            self.effects.push_back(Effect::Halt(reason));
-            return;
+        match table.state.inbox_mut().on_delivery(delivery) {
+            Ok(()) => {}
+            // The source has jumped ahead with a fetched state. This table will starve, and fetch its own.
+            Err(DeliveryError::Gap { .. }) => return,
+            Err(error) => {
+                let reason = format!("table {}: {error}", table.id);
+                self.effects.push_back(Effect::Halt(reason));
+                return;
+            }
         }
         if !table.validations.is_empty() {
             self.judge(slot, now);
@@ -151,6 +164,7 @@ impl Core {
                 self.effects.push_back(Effect::ToCore(client.core(), Cross::Answer(client, answer)));
             }
             Cross::Reply(client, reply) => self.answer(client, reply),
+            Cross::Redeliver { to } => self.redeliver(to, now),
             Cross::Applied { by, heights } => self.on_applied(by, heights),
             Cross::Answer(client, bytes) => self.effects.push_back(Effect::ToClient(client, bytes)),
         }

@@ -124,6 +124,11 @@ pub enum Cross {
     Reply(ClientId, dag::client::Reply),
     /// The answer to a question that came from the other core.
     Answer(ClientId, Bytes),
+    /// A table of the sender began anew with a fetched state, and lacks what is in flight for it.
+    Redeliver {
+        /// The table.
+        to: dag::TableId,
+    },
     /// How far a table's snapshot has applied each table's receipts: what logs may forget.
     Applied {
         /// The table that has a snapshot.
@@ -194,6 +199,8 @@ pub struct Core {
     /// By lane and validator: whether it can be spoken to.
     links_up: Vec<Vec<bool>>,
     settled: Vec<Settled>,
+    /// Something has come up that the next turn takes on at once.
+    again: bool,
     /// Since when each transaction waited whose signature was judged in this turn.
     verified: Vec<u64>,
     /// Replies of this turn, and since when.
@@ -241,6 +248,7 @@ impl Core {
             meters: Meters::new(placement.core),
             settled: Vec::new(),
             verified: Vec::new(),
+            again: true,
             replies: (0, 0),
             scratch: Vec::new(),
             next_proposal: 0,
@@ -286,8 +294,8 @@ impl Core {
         self.propose(now, wall);
         self.forward(now);
         self.fire_timers(now);
-        let agreeing = self.drain_agreement(now, wall);
-        if !agreeing {
+        // Where the journal is full, the end of its write brings the next turn.
+        if self.drain_agreement(now, wall) {
             self.take_promises(now);
         }
         self.seal_votes();
@@ -295,7 +303,8 @@ impl Core {
         self.clients.flush(|client, bytes| self.effects.push_back(Effect::ToClient(client, bytes)));
         let (count, since) = std::mem::take(&mut self.replies);
         self.meters.stage(Stage::Reply, since, now, count);
-        agreeing || released
+        // What was committed in this stage is executed in the next turn, and a view that began has something to propose.
+        released || std::mem::take(&mut self.again)
     }
 
     /// The next thing to do outside.

@@ -25,6 +25,8 @@ pub(super) struct Kept {
 /// What one table needs.
 #[derive(Debug, Default)]
 pub(super) struct Needs {
+    /// The segment of the table's first record of any kind.
+    first: Option<u32>,
     /// Segments that hold blocks, ascending, each with the highest height in it.
     spans: VecDeque<(u32, Height)>,
     /// The newest snapshots, oldest first: two at most.
@@ -32,6 +34,11 @@ pub(super) struct Needs {
 }
 
 impl Needs {
+    /// Something was written.
+    pub fn on_record(&mut self, segment: u32) {
+        self.first.get_or_insert(segment);
+    }
+
     /// A block was written.
     pub fn on_block(&mut self, segment: u32, height: Height) {
         match self.spans.back_mut() {
@@ -64,6 +71,7 @@ impl Needs {
 
     /// Segments below are removed.
     pub fn forget(&mut self, before: u32) {
+        self.first = self.first.map(|first| first.max(before));
         while self.spans.front().is_some_and(|(segment, _)| *segment < before) {
             self.spans.pop_front();
         }
@@ -121,7 +129,7 @@ impl Core {
             Some(base) => {
                 Some(table.needs.first_above(base.height).unwrap_or(base.segment).min(base.segment))
             }
-            None => table.needs.first_above(0),
+            None => table.needs.first,
         };
         let others = (0..self.shard.tables).filter(|&other| other != table.id).map(|other| {
             let applied = match self.slots[usize::from(other)] {

@@ -15,7 +15,7 @@
 
 use bytes::Bytes;
 use dag::{
-    Block, Certificate, Committee, Height, ReplicaId, TableId, VoteKind,
+    Certificate, Committee, Height, ReplicaId, TableId, VoteKind,
     client::Code,
     keys::VerifyFn,
     wire::{Put, Reader, WireError},
@@ -26,7 +26,7 @@ use shard_core::{
     snapshot::{LoadError, Loader},
 };
 
-use super::{Core, Effect, Held, frame::Frame, meters::Count, retention::Kept};
+use super::{Core, Cross, Effect, Held, TableNode, frame::Frame, meters::Count, retention::Kept};
 use crate::log::LogPosition;
 
 /// Section of a snapshot: the certificates.
@@ -107,9 +107,13 @@ struct Fetch {
 pub(super) struct Sync {
     draft: Option<Draft>,
     served: Option<Served>,
-    /// A peer asked for a newer snapshot than there is.
+    /// A newer snapshot than there is, is wanted: for a peer, or so that the log can forget.
     wanted: bool,
+    /// A peer will ask for the next snapshot.
+    asked: bool,
     fetch: Option<Fetch>,
+    /// Fetches begun: each with another peer first.
+    fetches: usize,
     /// Since when execution waits at this height for another table.
     starved: Option<(Height, u64)>,
     /// A fetched state that is being written: it counts only once a restart would find it.
@@ -221,6 +225,16 @@ fn promise_sections(replica: &pbft::Replica, position: LogPosition) -> Vec<(u8, 
     std::iter::once((SECTION_MARK, mark.into())).chain(promises).collect()
 }
 
+fn join_sections(sections: &[(u8, Bytes)]) -> Bytes {
+    let mut out = Vec::with_capacity(sections.iter().map(|(_, bytes)| bytes.len() + 5).sum());
+    for (kind, section) in sections {
+        out.put_u8(*kind);
+        out.put_u32(u32::try_from(section.len()).expect("a section is a bounded slice of a table"));
+        out.put(section);
+    }
+    out.into()
+}
+
 fn split_sections(bytes: &[u8]) -> Result<Vec<(u8, &[u8])>, WireError> {
     let mut reader = Reader::new(bytes);
     let mut sections = Vec::new();
@@ -232,25 +246,32 @@ fn split_sections(bytes: &[u8]) -> Result<Vec<(u8, &[u8])>, WireError> {
     Ok(sections)
 }
 
-impl Core {
-    /// A checkpoint was executed: begin a snapshot where one is due.
-    pub(super) fn on_checkpoint(&mut self, slot: usize, block: &Block, commit: &Certificate) {
-        let table = &mut self.tables[slot];
-        let due = table.logged >= self.settings.snapshot_interval || table.sync.wanted;
-        if !due || table.sync.draft.is_some() {
-            return;
-        }
-        table.logged = 0;
-        table.sync.wanted = false;
-        table.sync.draft = Some(Draft {
-            height: block.height(),
-            commit: commit.clone(),
-            stable: None,
-            sections: vec![table.state.begin_snapshot().into()],
+impl TableNode {
+    /// Begins a snapshot of the state, which is at a checkpoint.
+    fn begin_draft(&mut self, commit: Certificate) {
+        self.logged = 0;
+        self.sync.wanted = false;
+        self.sync.draft = Some(Draft {
+            height: self.state.height(),
+            commit,
+            stable: self.replica.stable().filter(|stable| stable.vote.height == self.state.height()).cloned(),
+            sections: vec![self.state.begin_snapshot().into()],
             copied: false,
             promises: None,
-            applied: table.applied_heights(),
+            applied: self.applied_heights(),
         });
+    }
+}
+
+impl Core {
+    /// A checkpoint was executed: begin a snapshot where one is due.
+    pub(super) fn on_checkpoint(&mut self, slot: usize, commit: &Certificate) {
+        let table = &mut self.tables[slot];
+        let due = table.logged >= self.settings.snapshot_interval || table.sync.wanted;
+        // Below the stable height no certificate of this checkpoint comes any more.
+        if due && table.sync.draft.is_none() && table.state.height() >= table.replica.stable_height() {
+            table.begin_draft(commit.clone());
+        }
     }
 
     /// A table that has gone quiet on a checkpoint executes no further one: begin a wanted snapshot there.
@@ -264,16 +285,8 @@ impl Core {
         if table.sync.draft.is_some() || table.state.is_busy() || table.state.checkpoint().height != height {
             return;
         }
-        table.sync.wanted = false;
-        table.sync.draft = Some(Draft {
-            height,
-            commit,
-            stable: Some(stable),
-            sections: vec![table.state.begin_snapshot().into()],
-            copied: false,
-            promises: None,
-            applied: table.applied_heights(),
-        });
+        table.begin_draft(commit);
+        table.sync.draft.as_mut().expect("just begun").stable = Some(stable);
     }
 
     /// Takes the promises for snapshots that are being made. Comes after the replicas' outputs are drained, so that the journal
@@ -308,6 +321,11 @@ impl Core {
         if draft.height == certificate.vote.height {
             draft.stable = Some(certificate);
             self.finish_draft(slot, now);
+        } else if draft.height < certificate.vote.height && draft.stable.is_none() {
+            // Its own certificate was skipped and won't come.
+            table.sync.draft = None;
+            table.state.end_snapshot();
+            table.sync.wanted = true;
         }
     }
 
@@ -337,14 +355,10 @@ impl Core {
         let state = draft.sections.into_iter().map(|bytes| (SECTION_STATE, bytes));
         let mut sections: Vec<(u8, Bytes)> =
             std::iter::once((SECTION_BASE, base.into())).chain(state).collect();
-        let mut bytes = Vec::with_capacity(sections.iter().map(|(_, bytes)| bytes.len() + 5).sum());
-        for (kind, section) in &sections {
-            bytes.put_u8(*kind);
-            bytes.put_u32(u32::try_from(section.len()).expect("a section is a bounded slice of a table"));
-            bytes.put(section);
+        if std::mem::take(&mut table.sync.asked) {
+            let bytes = join_sections(&sections);
+            table.sync.served = Some(Served { height: draft.height, bytes, until: now + SERVED_FOR });
         }
-        table.sync.served =
-            Some(Served { height: draft.height, bytes: bytes.into(), until: now + SERVED_FOR });
         sections.extend(promises.sections);
         let kept = Kept { height: draft.height, segment: promises.segment, applied: draft.applied };
         table.sync.writing = Some(kept);
@@ -376,6 +390,10 @@ impl Core {
             }
             Err(error) => {
                 self.meters.count(Count::SnapshotsFailed, 1);
+                if fetched.is_some() {
+                    let above = self.tables[slot].state.height();
+                    self.begin_fetch(slot, above, now);
+                }
                 eprintln!(
                     "table {table}: the snapshot at height {height} can't be written: {error}; trying on"
                 );
@@ -399,7 +417,9 @@ impl Core {
                 Frame::State { table: table.id, height: served.height, offset, total, bytes }
             }
             None => {
-                table.sync.wanted = true;
+                // Only what can be: a height that nobody has would have every checkpoint copied.
+                table.sync.wanted |= above < table.replica.committed_height();
+                table.sync.asked = true;
                 Frame::NoState(table.id)
             }
         };
@@ -412,13 +432,15 @@ impl Core {
         self.begin_fetch(slot, above, now);
     }
 
-    fn begin_fetch(&mut self, slot: usize, above: Height, now: u64) {
+    pub(super) fn begin_fetch(&mut self, slot: usize, above: Height, now: u64) {
         let table = &mut self.tables[slot];
         if table.sync.fetch.is_some() || table.sync.installing.is_some() {
             return;
         }
         eprintln!("table {}: fetching the state above height {above} from peers", table.id);
-        let peer = self.shard.peers().nth(slot % (self.shard.committee.size() - 1)).expect("there are peers");
+        table.sync.fetches += 1;
+        let peers = self.shard.committee.size() - 1;
+        let peer = self.shard.peers().nth((slot + table.sync.fetches) % peers).expect("there are peers");
         table.sync.fetch = Some(Fetch { above, peer, tries: 0, retry_at: now, height: 0, bytes: Vec::new() });
     }
 
@@ -476,6 +498,15 @@ impl Core {
         }
     }
 
+    /// Another core's table begins anew: give it once more what is in flight for it.
+    pub(super) fn redeliver(&mut self, to: TableId, now: u64) {
+        let outboxes = self.tables.iter().flat_map(|table| table.state.outbox().iter());
+        let again: Vec<Delivery> = outboxes.filter(|delivery| delivery.to == to).cloned().collect();
+        for delivery in again {
+            self.deliver(delivery, now);
+        }
+    }
+
     /// A part of a state.
     pub(super) fn on_state_part(&mut self, slot: usize, from: ReplicaId, part: &StatePart<'_>, now: u64) {
         let table = &mut self.tables[slot];
@@ -485,7 +516,11 @@ impl Core {
             fetch.bytes.clear();
             fetch.height = part.height;
         }
-        if part.offset != fetch.bytes.len() as u64 || part.total > MAX_STATE || part.height <= fetch.above {
+        let last = part.offset + part.bytes.len() as u64 == part.total;
+        let whole = part.bytes.len() == PART || last;
+        let fits =
+            part.offset == fetch.bytes.len() as u64 && part.total <= MAX_STATE && part.height > fetch.above;
+        if !fits || !whole {
             return;
         }
         fetch.bytes.extend_from_slice(part.bytes);
@@ -493,12 +528,12 @@ impl Core {
         fetch.retry_at = now;
         if fetch.bytes.len() as u64 == part.total {
             let fetch = table.sync.fetch.take().expect("it is there");
-            self.prove_fetched(slot, &fetch.bytes, from);
+            self.prove_fetched(slot, &fetch.bytes, from, now);
         }
     }
 
     /// Proves a fetched state and writes it: a log that goes on above a state that a crash would forget could not be read.
-    fn prove_fetched(&mut self, slot: usize, bytes: &[u8], from: ReplicaId) {
+    fn prove_fetched(&mut self, slot: usize, bytes: &[u8], from: ReplicaId, now: u64) {
         let table = &mut self.tables[slot];
         let config = *table.state.config();
         let loaded = split_sections(bytes).map_err(StateError::from).and_then(|sections| {
@@ -510,7 +545,8 @@ impl Core {
             Ok(loaded) => loaded,
             Err(error) => {
                 eprintln!("table {}: validator {from} sent a bad state: {error}", table.id);
-                return;
+                let above = table.state.height();
+                return self.begin_fetch(slot, above, now);
             }
         };
         if base.height <= table.state.height() {
@@ -525,8 +561,9 @@ impl Core {
 
     /// Goes on from a fetched state, now that it is on disk.
     fn install(&mut self, slot: usize, state: Table, base: Base, now: u64) {
+        self.finish_execution(slot, now);
         let table = &mut self.tables[slot];
-        if base.height <= table.state.height() || table.state.is_busy() {
+        if base.height <= table.state.height() {
             return;
         }
         self.meters.count(Count::StateTransfers, 1);
@@ -548,6 +585,9 @@ impl Core {
         let again: Vec<Delivery> = others.filter(|delivery| delivery.to == id).cloned().collect();
         for delivery in again {
             self.on_delivery(slot, delivery, now);
+        }
+        for core in (0..self.placement.cores).filter(|&core| core != self.placement.core) {
+            self.effects.push_back(Effect::ToCore(core, Cross::Redeliver { to: id }));
         }
         let own: Vec<Delivery> = self.tables[slot].state.outbox().iter().cloned().collect();
         for delivery in own {

@@ -32,7 +32,7 @@ const CHECKPOINT_INTERVAL: u64 = 1_000_000;
 pub(super) const BLOCK_LIMITS: BlockLimits =
     BlockLimits { transactions: dag::table_block::MAX_TRANSACTIONS, payees: 6_000, bytes: 256 * 1024 };
 /// Transactions that wait, for each table.
-const MAX_WAITING: usize = 64 * 1024;
+const MAX_WAITING: usize = 8 * 1024;
 /// Committed transactions that are remembered, for each table.
 const RECENT: usize = 64 * 1024;
 
@@ -51,6 +51,11 @@ impl TableSetup {
     /// A table from its state and its base; the log's records come next.
     pub fn new(state: Table, replica: Replica) -> TableSetup {
         TableSetup { state, replica, needs: Needs::default() }
+    }
+
+    /// The log holds a record of this table.
+    pub fn on_record(&mut self, segment: u32) {
+        self.needs.on_record(segment);
     }
 
     /// The log holds a block of this table.
@@ -171,6 +176,9 @@ impl TableNode {
 
     /// When the table counts as stuck: something waits, and nothing is committed for [`STUCK_AFTER`].
     pub fn stuck_at(&self) -> Option<u64> {
+        if !self.active {
+            return None;
+        }
         let since = self.mempool.oldest_waiting()?.max(self.last_commit);
         Some((since + STUCK_AFTER).max(self.spread_until))
     }

@@ -14,6 +14,8 @@ use slab::Slab;
 pub const BATCH: usize = 1024;
 /// Most signatures of clients' transactions that wait; past it the core stops reading from clients.
 pub const MAX_WAITING: usize = 2 * 1024;
+/// Signatures that go first and may wait: the blocks in flight of all tables, and their votes, are fewer.
+pub const MAX_URGENT: usize = 128 * 1024;
 /// Public keys kept decompressed, per core (about 200 bytes each).
 const CACHED_KEYS: usize = 128 * 1024;
 
@@ -64,6 +66,11 @@ impl<S> Verifier<S> {
     /// Whether clients' transactions have to wait outside.
     pub fn is_full(&self) -> bool {
         self.queue.len() >= MAX_WAITING
+    }
+
+    /// Whether so much that goes first is waiting that only a faulty validator can have sent it.
+    pub fn is_flooded(&self) -> bool {
+        self.urgent.len() >= MAX_URGENT
     }
 
     /// Does one slice of work and appends what is decided. Returns whether there is more to do.
