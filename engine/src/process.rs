@@ -355,8 +355,7 @@ impl CoreThread {
             key,
             random(),
             recovered.tables,
-            writer,
-            recovered.end,
+            (writer, recovered.end),
         );
         for delivery in recovered.deliveries {
             core.deliver(delivery, self.clock.now());

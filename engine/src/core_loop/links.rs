@@ -35,7 +35,7 @@ pub enum LinkEvent {
     /// It no longer can.
     Down(ReplicaId, LaneId),
     /// A peer's frame.
-    Frame(ReplicaId, LaneId, Frame),
+    Frame(ReplicaId, LaneId, Box<Frame>),
 }
 
 /// Why a connection was closed by us, for the log line and the counters.
@@ -287,7 +287,7 @@ impl Links {
             (true, Frame::Hello { .. }) | (false, _) => Err(Refusal::NoHello),
             (true, frame) => {
                 let peer = connection.peer.expect("a link that is up has a peer");
-                events.push(LinkEvent::Frame(peer, connection.lane, frame));
+                events.push(LinkEvent::Frame(peer, connection.lane, Box::new(frame)));
                 Ok(())
             }
         }

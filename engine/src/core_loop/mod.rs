@@ -335,7 +335,7 @@ impl CoreLoop {
             match event {
                 LinkEvent::Up(peer, lane) => self.core.on_peer_up(peer, lane, now),
                 LinkEvent::Down(peer, lane) => self.core.on_peer_down(peer, lane),
-                LinkEvent::Frame(peer, lane, frame) => self.core.on_peer_frame(peer, lane, frame, now),
+                LinkEvent::Frame(peer, lane, frame) => self.core.on_peer_frame(peer, lane, *frame, now),
             }
         }
     }

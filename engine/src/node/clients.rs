@@ -104,9 +104,9 @@ impl Clients {
         self.sessions.remove(&client);
     }
 
-    /// Number of connections.
-    pub fn len(&self) -> usize {
-        self.sessions.len()
+    /// Whether there are no connections.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
     }
 
     /// Takes a frame. An error closes the connection.

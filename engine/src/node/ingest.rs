@@ -104,7 +104,7 @@ impl Core {
         }
         // Replies that came up meanwhile were kept aside.
         let meanwhile = std::mem::replace(&mut self.clients, clients);
-        debug_assert_eq!(meanwhile.len(), 0);
+        debug_assert!(meanwhile.is_empty());
         self.answer_settled(now);
     }
 

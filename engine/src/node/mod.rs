@@ -215,7 +215,7 @@ pub struct Core {
 }
 
 impl Core {
-    /// A core with its tables recovered, and its log, whose newest record stands at `log_end`; [`start`](Self::start) comes next.
+    /// A core with its tables recovered, and its log with the place of its newest record; [`start`](Self::start) comes next.
     pub fn new(
         shard: Shard,
         placement: Placement,
@@ -223,8 +223,7 @@ impl Core {
         key: Rc<KeyPair>,
         verifier_seed: [u8; 32],
         tables: Vec<TableSetup>,
-        log: Writer,
-        log_end: LogPosition,
+        log: (Writer, LogPosition),
     ) -> Core {
         let mut slots = vec![None; usize::from(shard.tables)];
         let tables: Vec<TableNode> = tables
@@ -241,7 +240,7 @@ impl Core {
             verdicts: Vec::new(),
             votes: vec![Vec::new(); usize::from(shard.lanes)],
             clients: Clients::default(),
-            journal: Journal::new(log, log_end),
+            journal: Journal::new(log.0, log.1),
             effects: VecDeque::new(),
             execute_next: 0,
             links_up: vec![vec![false; shard.committee.size()]; usize::from(shard.lanes)],

@@ -144,7 +144,7 @@ impl Core {
             (Err(ProofError::Unknown), _) => ProofAnswer::Unknown,
             (Ok(proof), Some(certificate)) => ProofAnswer::Proven(Box::new(AccountProofInfo {
                 proof,
-                checkpoint: checkpoint.clone(),
+                checkpoint: *checkpoint,
                 certificate: certificate.clone(),
             })),
             _ => ProofAnswer::Later,

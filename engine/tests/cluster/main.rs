@@ -1,5 +1,7 @@
 //! Whole validators in one process, over loopback and a real disk.
 
+#![allow(clippy::unwrap_used, reason = "a test that can not go on has failed")]
+
 mod harness;
 
 use dag::client::Code;
