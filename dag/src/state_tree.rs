@@ -244,7 +244,7 @@ mod tests {
             let position = position % accounts;
             let leaves: Vec<AccountLeaf> = (0..accounts).map(leaf).collect();
             let hashes: Vec<Hash> = leaves.iter().map(AccountLeaf::hash).collect();
-            let index = position as usize;
+            let index = usize::try_from(position).unwrap();
             let path = merkle::path(&hashes, index);
             let proof = AccountProof { leaf: leaves[index], position, accounts, path };
             let checkpoint = CheckpointPreimage { accounts, accounts_root: merkle::root(&hashes), ..preimage() };
@@ -259,7 +259,8 @@ mod tests {
             let forged = AccountProof { leaf: richer, ..proof.clone() };
             prop_assert!(!forged.verify(&checkpoint));
             prop_assert!(accounts == 1 || !moved.verify(&checkpoint));
-            prop_assert!(!proof.verify(&CheckpointPreimage { accounts: accounts + 1, ..checkpoint }));
+            let larger = CheckpointPreimage { accounts: accounts + 1, ..checkpoint };
+            prop_assert!(!proof.verify(&larger));
         }
 
         #[test]

@@ -30,6 +30,9 @@ struct Peer {
     proven: bool,
     /// The newest view that it sent an unproven view change for: no more are taken up to there.
     refused: Option<View>,
+    /// Whether it sent a new view that proves nothing: no more are taken of it. A new view is the dearest
+    /// message to verify.
+    forges: bool,
     /// The newest view that it has shown to be active in.
     active: View,
     /// When it was last helped with its view, or told the own status. Bounds what a peer can make this
@@ -137,11 +140,21 @@ impl Views {
             .count()
     }
 
-    fn changes_from(&self, view: View) -> usize {
-        self.peers
-            .iter()
-            .filter(|peer| peer.change.as_ref().is_some_and(|change| change.view >= view))
-            .count()
+    /// Replicas that left for `view` or a later one, or have shown to be in such a view: all who have left
+    /// what came before it.
+    fn reached(&self, view: View) -> usize {
+        let reached = |peer: &&Peer| {
+            peer.active >= view
+                || peer.change.as_ref().is_some_and(|change| change.view >= view)
+                || peer.suspects.is_some_and(|(suspected, _)| suspected >= view)
+        };
+        self.peers.iter().filter(reached).count()
+    }
+
+    /// Whether a view that has not begun had its quorum of view changes: from then on it gets its time
+    /// (section 4.5.2). Its message may have reached some only, so those in the view count as well.
+    pub(crate) fn may_begin(&self, quorum: usize) -> bool {
+        !self.active && self.reached(self.view) >= quorum
     }
 }
 
@@ -235,7 +248,11 @@ impl Replica {
         };
         let prepared = self.window.iter().filter_map(entry).collect();
         let config = &self.config;
-        let committed = self.head.commit.clone();
+        let mut committed = self.head.commit.clone();
+        if let Some(certificate) = &mut committed {
+            // A peer may have given one of more.
+            certificate.proofs.truncate(self.quorum());
+        }
         ViewChange::sign(&config.key, &config.committee, config.table, config.me, view, committed, prepared)
     }
 
@@ -244,8 +261,8 @@ impl Replica {
         self.emit(Output::View { view, primary, active });
     }
 
-    /// A view change. Bound: the newest of each replica. It is not verified here: for joining, its
-    /// authenticated sender's word is enough, and the primary verifies when it has a quorum.
+    /// A view change. Bound: the newest of each replica. Only its signature is verified here: for joining, its
+    /// authenticated sender's word is enough, and the primary verifies the rest when it has a quorum.
     pub(crate) fn on_view_change(&mut self, from: ReplicaId, change: ViewChange, now: u64) {
         if change.replica != from {
             self.counters.faulty += 1;
@@ -259,22 +276,22 @@ impl Replica {
         if !newer || peer.refused >= Some(change.view) {
             return;
         }
+        if !change.is_signed(&self.config.committee, self.config.table, self.config.verify) {
+            self.counters.faulty += 1;
+            return;
+        }
+        let peer = self.views.peer(from);
         peer.change = Some(change);
         peer.proven = false;
         self.join(now);
         self.begin_as_primary(now);
     }
 
-    /// With a quorum of view changes the primary begins the view; everybody else gives it the time to
-    /// (section 4.5.2).
+    /// With a quorum of view changes the primary begins the view.
     fn begin_as_primary(&mut self, now: u64) {
-        if self.views.active {
-            return;
-        }
-        if self.views.changes_from(self.views.view) >= self.quorum() && self.timers.progress.is_none() {
-            self.timers.progress = Some(now.saturating_add(self.timeout()));
-        }
-        if self.primary() != self.config.me || self.views.changes_for(self.views.view) < self.quorum() {
+        let quorum = self.quorum();
+        let waits = !self.views.active && self.primary() == self.config.me;
+        if !waits || self.views.changes_for(self.views.view) < quorum {
             return;
         }
         self.refuse_unproven();
@@ -309,15 +326,17 @@ impl Replica {
         }
     }
 
-    /// A new view, of whomever: its primary signed it, and a quorum's view changes prove it.
-    pub(crate) fn on_new_view(&mut self, new_view: NewView, now: u64) {
+    /// A new view, of whomever: its primary signed it, and a quorum's view changes prove it. Honest replicas
+    /// pass on only what they verified.
+    pub(crate) fn on_new_view(&mut self, from: ReplicaId, new_view: NewView, now: u64) {
         let later =
             new_view.view > self.views.view || (new_view.view == self.views.view && !self.views.active);
-        if !later {
+        if !later || self.views.peer(from).forges {
             return;
         }
         let config = &self.config;
         if new_view.check(&config.committee, config.table, config.verify).is_err() {
+            self.views.peer(from).forges = true;
             self.counters.faulty += 1;
             return;
         }
@@ -339,7 +358,7 @@ impl Replica {
         if let Some(base) = self.views.plan.base.clone() {
             self.check_fork(&base);
         }
-        if self.head.height > self.views.plan.floor() {
+        if self.head.height > self.views.plan.base_height() {
             // The others have to learn what the plan does not contain.
             self.broadcast_status();
         }
@@ -350,7 +369,8 @@ impl Replica {
     }
 
     /// `replica` has shown that it is active in `view`. When f + 1 are ahead, one of them has the message
-    /// that this replica lacks.
+    /// that this replica lacks. To one that waits for a view a single word is enough: the message may have
+    /// reached nobody else, and it proves itself.
     pub(crate) fn note_active(&mut self, replica: ReplicaId, view: View, now: u64) {
         let peer = self.views.peer(replica);
         peer.active = peer.active.max(view);
@@ -360,7 +380,8 @@ impl Replica {
         let leaders: Vec<ReplicaId> = leaders.map(|(replica, _)| replica).collect();
         let every = self.config.resend_every;
         let recent = self.views.asked.is_some_and(|at| now < at.saturating_add(every));
-        if leaders.len() < self.weak() || recent {
+        let enough = if self.views.active { self.weak() } else { 1 };
+        if leaders.len() < enough || recent {
             return;
         }
         let peer = leaders[self.views.next % leaders.len()];

@@ -18,6 +18,8 @@ use crate::{
 const MAX_VOTES: usize = 8;
 /// Most own checkpoints remembered above the stable one.
 const MAX_OWN: usize = 1024;
+/// How often the time of a state transfer doubles at most.
+const MAX_OVERDUE: u32 = 6;
 
 /// What is known of checkpoints.
 #[derive(Debug)]
@@ -34,7 +36,18 @@ pub(crate) struct Checkpoints {
     /// Replicas already convicted of conflicting checkpoint votes: one piece of evidence is enough.
     accused: Vec<ReplicaId>,
     /// The newest checkpoint that the host was told to transfer.
-    pub(crate) behind: Option<Height>,
+    pub(crate) transfer: Option<Transfer>,
+    /// Transfers in a row that took too long.
+    overdue: u32,
+}
+
+/// A state transfer that the host makes.
+#[derive(Debug)]
+pub(crate) struct Transfer {
+    height: Height,
+    /// When it no longer keeps this replica from asking for blocks. A newer checkpoint does not move it:
+    /// those may come for ever.
+    deadline: u64,
 }
 
 impl Checkpoints {
@@ -47,7 +60,8 @@ impl Checkpoints {
             votes,
             own: VecDeque::new(),
             accused: Vec::new(),
-            behind: None,
+            transfer: None,
+            overdue: 0,
         }
     }
 
@@ -95,6 +109,12 @@ impl Checkpoints {
         if self.awaited.as_ref().is_some_and(|awaited| awaited.vote.height <= height) {
             self.awaited = None;
         }
+    }
+
+    /// The host has brought the state.
+    pub(crate) fn transferred(&mut self) {
+        self.transfer = None;
+        self.overdue = 0;
     }
 
     pub(crate) fn set_executed(&mut self, height: Height) {
@@ -241,13 +261,13 @@ impl Replica {
 
     /// A peer's stable checkpoint: pushed to one that missed the votes, or given to one whose blocks are no
     /// longer kept.
-    pub(crate) fn on_stable_checkpoint(&mut self, certificate: Certificate) {
+    pub(crate) fn on_stable_checkpoint(&mut self, certificate: Certificate, now: u64) {
         let vote = certificate.vote;
         let useful = vote.height > self.head.height || vote.height > self.stable_height();
         if vote.kind != VoteKind::Checkpoint || vote.table != self.config.table || !useful {
             return;
         }
-        if self.checkpoints.behind.is_some_and(|behind| vote.height <= behind && behind > self.head.height) {
+        if self.transferring().is_some_and(|transfer| vote.height <= transfer.height) {
             return;
         }
         if certificate.check(&self.config.committee, self.config.verify).is_err() {
@@ -255,15 +275,42 @@ impl Replica {
             return;
         }
         if vote.height > self.head.height {
-            self.checkpoints.behind = Some(vote.height);
+            let deadline = self.transferring().map(|transfer| transfer.deadline);
+            let deadline = deadline.unwrap_or(now.saturating_add(self.transfer_time()));
+            self.checkpoints.transfer = Some(Transfer { height: vote.height, deadline });
             self.emit(Output::Behind { height: vote.height, stable: certificate.clone() });
         }
         self.await_stable(certificate);
     }
 
-    /// Whether the host is fetching a state that this replica has not reached by itself.
+    /// The transfer of a state that this replica has not reached by itself.
+    fn transferring(&self) -> Option<&Transfer> {
+        self.checkpoints.transfer.as_ref().filter(|transfer| transfer.height > self.head.height)
+    }
+
+    /// Whether the host is fetching a state.
     pub(crate) fn is_transferring(&self) -> bool {
-        self.checkpoints.behind.is_some_and(|behind| behind > self.head.height)
+        self.transferring().is_some()
+    }
+
+    pub(crate) fn transfer_deadline(&self) -> Option<u64> {
+        self.transferring().map(|transfer| transfer.deadline)
+    }
+
+    /// How long a state transfer may hold up the fetching of blocks: doubles with each that took too long.
+    fn transfer_time(&self) -> u64 {
+        let doubled = 1 << self.checkpoints.overdue.min(MAX_OVERDUE);
+        self.config.resend_every.saturating_mul(8 * doubled)
+    }
+
+    /// A transfer that may never end: fetches blocks again, and tells the host again when a peer shows its
+    /// checkpoint. Peers repeat their claims when they hear where this replica stands.
+    pub(crate) fn on_transfer_timeout(&mut self, now: u64) {
+        if self.transfer_deadline().is_some_and(|deadline| deadline <= now) {
+            self.checkpoints.transfer = None;
+            self.checkpoints.overdue = self.checkpoints.overdue.saturating_add(1);
+            self.broadcast_status();
+        }
     }
 
     /// Gives a peer the certificate that it missed. Where it lacks the blocks too, it asks for those first.

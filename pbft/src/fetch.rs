@@ -199,31 +199,40 @@ impl Replica {
         self.advance(now);
     }
 
-    /// The host has replaced the table's state by that of a checkpoint above the committed height.
+    /// The host has replaced the table's state by that of a checkpoint above what it has executed. Execution
+    /// goes on above the base. Where that is above the committed height too, so does agreement; otherwise
+    /// this replica's committed blocks and votes stay as they are.
     ///
     /// # Panics
-    /// Where the base is inconsistent, or not above the committed height: such a transfer came too late, drop
+    /// Where the base is inconsistent, or not above the executed height: such a transfer came too late, drop
     /// it.
     pub fn install(&mut self, base: Base, now: u64) {
         base.check(self.config.table);
         if self.is_deaf() {
             return;
         }
-        assert!(base.height > self.head.height, "a state transfer moves up");
-        self.window.advance(base.height);
-        self.head = Head { height: base.height, digest: base.digest, time: base.time, commit: base.commit };
-        self.realign();
+        assert!(base.height > self.checkpoints.executed(), "a state transfer moves up");
+        base.commit.iter().for_each(|commit| self.check_fork(commit));
+        if self.is_deaf() {
+            return;
+        }
         self.checkpoints.set_executed(base.height);
         if let Some(stable) = base.stable {
             self.checkpoints.set_stable(stable.clone());
             self.persist(Record::Stable(stable));
         }
-        self.checkpoints.behind = None;
-        self.timers.progress = None;
-        self.views.progressed(self.config.me);
+        self.checkpoints.transferred();
+        if base.height > self.head.height {
+            let Base { height, digest, time, commit, .. } = base;
+            self.window.advance(height);
+            self.head = Head { height, digest, time, commit };
+            self.realign();
+            self.timers.progress = None;
+            self.views.progressed(self.config.me);
+            self.advance(now);
+            self.accept_ready(now);
+        }
         self.moved = true;
-        self.advance(now);
-        self.accept_ready(now);
         self.settle(now);
     }
 

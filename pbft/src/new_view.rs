@@ -49,20 +49,27 @@ pub enum NewViewError {
 pub struct Plan {
     /// The commit certificate of the highest committed height that the quorum proves; none for the genesis.
     pub base: Option<Certificate>,
-    /// What must be proposed again, from the height above the base on, without a gap; each the child of the
-    /// one before.
+    /// What must be proposed again, without a gap; each the child of the one before. Begins with what is
+    /// reported of the base and its ancestors, in one piece: their commit certificate may be known to a
+    /// faulty replica alone, which then keeps it.
     pub entries: Vec<PreparedEntry>,
 }
 
 impl Plan {
-    /// Height of the base. Nothing up to it is voted on in the view.
-    pub fn floor(&self) -> Height {
+    /// Height of the base; zero for the genesis.
+    pub fn base_height(&self) -> Height {
         self.base.as_ref().map_or(0, |certificate| certificate.vote.height)
+    }
+
+    /// The height below the first that is proposed again; that of the base where none is. Nothing up to it
+    /// is voted on in the view.
+    pub fn floor(&self) -> Height {
+        self.entries.first().map_or(self.base_height(), |entry| entry.height() - 1)
     }
 
     /// The last height that is proposed again; that of the base where none is.
     pub fn top(&self) -> Height {
-        self.entries.last().map_or(self.floor(), PreparedEntry::height)
+        self.entries.last().map_or(self.base_height(), PreparedEntry::height)
     }
 
     /// The entry of a height.
@@ -146,13 +153,14 @@ impl NewView {
 
     /// Derives what the view begins with. The base is the highest proven commit. Above it, height by height,
     /// the block that was prepared in the highest view among those whose parent is the block picked before;
-    /// the first height without one ends it.
+    /// the first height without one ends it. Below, the base and its ancestors as far as they are reported.
     ///
     /// Nothing committed is lost by stopping or by that choice: see the README's safety argument.
     pub fn plan(&self) -> Plan {
         let base = self.changes.iter().filter_map(|change| change.committed.as_ref());
         let base = base.max_by_key(|certificate| certificate.vote.height).cloned();
-        let mut plan = Plan { base, entries: Vec::new() };
+        let entries = self.reported_ancestors(base.as_ref());
+        let mut plan = Plan { base, entries };
         let mut parent = plan.base.as_ref().map(|certificate| certificate.vote.digest);
         loop {
             let height = plan.top() + 1;
@@ -166,5 +174,20 @@ impl NewView {
             parent = Some(entry.digest());
             plan.entries.push(entry.clone());
         }
+    }
+
+    /// The block of the base and, downwards, each parent that a view change reports; ascending. The hashes
+    /// leave no choice, so the entries' views don't matter.
+    fn reported_ancestors(&self, base: Option<&Certificate>) -> Vec<PreparedEntry> {
+        let mut ancestors: Vec<PreparedEntry> = Vec::new();
+        let mut next = base.map(|certificate| (certificate.vote.height, certificate.vote.digest));
+        while let Some((height, digest)) = next {
+            let mut entries = self.changes.iter().flat_map(|change| &change.prepared);
+            let reported = entries.find(|entry| (entry.height(), entry.digest()) == (height, digest));
+            next = reported.map(|entry| (height - 1, entry.parent()));
+            ancestors.extend(reported.cloned());
+        }
+        ancestors.reverse();
+        ancestors
     }
 }

@@ -110,7 +110,7 @@ impl Replica {
     /// Accepts, from the committed height up, what is there and follows from the block before.
     pub(crate) fn accept_ready(&mut self, now: u64) {
         if !self.views.active || self.head.height < self.views.plan.floor() {
-            return; // Up to the plan's base there is nothing to agree on, only to fetch.
+            return; // Up to the plan's floor there is nothing to agree on, only to fetch.
         }
         loop {
             let height = self.head.height + self.window.run() + 1;

@@ -54,7 +54,8 @@ pub enum Output {
         to_height: Height,
     },
     /// Peers no longer have the blocks that this replica lacks: fetch the state at this checkpoint, then call
-    /// [`install`](crate::Replica::install). Comes again when a newer checkpoint is known.
+    /// [`install`](crate::Replica::install). Comes again when a newer checkpoint is known, or when this takes
+    /// long: then the replica looks for blocks meanwhile.
     Behind {
         /// The checkpoint's height.
         height: Height,

@@ -133,7 +133,7 @@ impl Replica {
         match message {
             Message::Proposal { view, block } => self.on_proposal(from, view, block, now),
             Message::ViewChange(change) => self.on_view_change(from, *change, now),
-            Message::NewView(new_view) => self.on_new_view(*new_view, now),
+            Message::NewView(new_view) => self.on_new_view(from, *new_view, now),
             Message::Status { view, active, committed, stable } => {
                 self.on_status(from, view, active, committed, stable, now);
             }
@@ -142,7 +142,7 @@ impl Replica {
             Message::FetchBody { height, digest } => self.on_fetch_body(from, height, digest),
             Message::Body(block) => self.on_body(block, now),
             Message::FetchView { view } => self.on_fetch_view(from, view, now),
-            Message::StableCheckpoint(certificate) => self.on_stable_checkpoint(certificate),
+            Message::StableCheckpoint(certificate) => self.on_stable_checkpoint(certificate, now),
             Message::Suspect { view } => self.on_suspect(from, view, now),
         }
         self.settle(now);
@@ -187,7 +187,8 @@ impl Replica {
         if self.is_deaf() {
             return None;
         }
-        let deadlines = [self.timers.progress, self.timers.resend, self.catchup.deadline()];
+        let (fetch, transfer) = (self.catchup.deadline(), self.transfer_deadline());
+        let deadlines = [self.timers.progress, self.timers.resend, fetch, transfer];
         deadlines.into_iter().flatten().min()
     }
 
@@ -206,6 +207,7 @@ impl Replica {
             self.resend(now);
         }
         self.on_fetch_timeout(now);
+        self.on_transfer_timeout(now);
         self.settle(now);
     }
 
@@ -225,6 +227,8 @@ impl Replica {
             let expects = open || self.waiting;
             let deadline = self.timers.progress.unwrap_or(now.saturating_add(self.timeout()));
             self.timers.progress = expects.then_some(deadline);
+        } else if self.timers.progress.is_none() && self.views.may_begin(self.quorum()) {
+            self.timers.progress = Some(now.saturating_add(self.timeout()));
         }
         let stalls = open || self.waiting || !self.views.active || self.checkpoints.is_open();
         let deadline = self.timers.resend.unwrap_or(now.saturating_add(self.resend_after()));

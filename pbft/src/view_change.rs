@@ -158,34 +158,42 @@ impl ViewChange {
         Ok(ViewChange { replica, view, committed, prepared, signature: reader.array()? })
     }
 
-    /// Whether every word of it is proven.
+    /// Whether its sender is of the committee and signed it.
+    pub fn is_signed(&self, committee: &Committee, table: TableId, verify: VerifyFn) -> bool {
+        let digest = self.digest(committee, table);
+        committee.key(self.replica).is_some_and(|key| verify(key, digest.as_bytes(), &self.signature))
+    }
+
+    /// Whether every word of it is proven. Certificates are of exactly a quorum, and entries at most
+    /// [`MAX_PREPARED`] above the committed height: a faulty sender can't make it larger than an honest one.
     pub fn check(
         &self,
         committee: &Committee,
         table: TableId,
         verify: VerifyFn,
     ) -> Result<(), ViewChangeError> {
-        let Some(key) = committee.key(self.replica) else {
-            return Err(ViewChangeError::Signature(self.replica));
-        };
-        if !verify(key, self.digest(committee, table).as_bytes(), &self.signature) {
+        if !self.is_signed(committee, table, verify) {
             return Err(ViewChangeError::Signature(self.replica));
         }
+        let proves = |certificate: &Certificate| {
+            certificate.proofs.len() == committee.quorum() && certificate.check(committee, verify).is_ok()
+        };
         if let Some(certificate) = &self.committed {
             let vote = &certificate.vote;
             let fits = vote.kind == VoteKind::Commit && vote.table == table && vote.height > 0;
-            if !fits || certificate.check(committee, verify).is_err() {
+            if !fits || !proves(certificate) {
                 return Err(ViewChangeError::Committed(self.replica));
             }
         }
+        let above = self.committed_height() + 1..=self.committed_height().saturating_add(MAX_PREPARED as u64);
         for entry in &self.prepared {
             let vote = &entry.certificate.vote;
             let fits = vote.kind == VoteKind::Prepare
                 && vote.table == table
                 && vote.view < self.view
-                && vote.height > self.committed_height()
+                && above.contains(&vote.height)
                 && entry.header_fits(table);
-            if !fits || entry.certificate.check(committee, verify).is_err() {
+            if !fits || !proves(&entry.certificate) {
                 return Err(ViewChangeError::Prepared(self.replica, vote.height));
             }
         }

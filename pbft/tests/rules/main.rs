@@ -5,3 +5,4 @@ mod agreement;
 mod kit;
 mod upkeep;
 mod views;
+mod withheld;

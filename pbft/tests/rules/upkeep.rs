@@ -162,6 +162,80 @@ fn far_behind_means_state_transfer() {
 }
 
 #[test]
+fn a_state_above_what_is_executed_but_not_above_what_is_committed_leaves_agreement_alone() {
+    let kit = Kit::new();
+    for height in [2, 3] {
+        let mut replica = kit.replica(3);
+        let chain = blocks(&kit, 5);
+        replica.on_message(0, Message::Blocks(chain[..3].to_vec()), 0);
+        replica.on_executed(1, None, 0);
+        let open = &chain[3].1;
+        replica.on_message(0, crate::kit::proposal(0, open), 0);
+        drain(&mut replica);
+        let (commit, block) = chain[usize::try_from(height).unwrap() - 1].clone();
+        let stable = kit.certificate(vote(VoteKind::Checkpoint, 0, height, Hash([3; 32])));
+        let time = block.header().time;
+        let base = Base { height, digest: block.hash(), time, commit: Some(commit), stable: Some(stable) };
+        replica.install(base, 0);
+        let summary = replica.summary();
+        assert_eq!((summary.committed, summary.executed, summary.stable), (3, height, height));
+        assert_eq!(replica.committed_digest(), chain[2].1.hash());
+        assert_eq!(replica.in_flight().map(dag::Block::hash).collect::<Vec<_>>(), [open.hash()]);
+        assert!(records(&drain(&mut replica)).iter().any(|record| matches!(record, Record::Stable(_))));
+        // Execution and agreement go on where they are.
+        (height + 1..=3).for_each(|next| replica.on_executed(next, None, 0));
+        replica.on_message(0, Message::Blocks(chain[3..].to_vec()), 0);
+        replica.on_executed(4, None, 0);
+        assert_eq!((replica.committed_height(), replica.summary().executed), (5, 4));
+    }
+}
+
+#[test]
+fn a_state_transfer_that_takes_long_does_not_keep_blocks_away() {
+    const MS: u64 = 1_000_000;
+    let kit = Kit::new();
+    let mut replica = kit.replica(3);
+    let stable = Message::StableCheckpoint(kit.certificate(vote(VoteKind::Checkpoint, 0, 40, Hash([3; 32]))));
+    let status = Message::Status { view: 0, active: true, committed: 40, stable: 40 };
+    replica.on_message(0, stable.clone(), 0);
+    replica.on_message(1, status.clone(), 0);
+    assert!(matches!(&drain(&mut replica)[..], [Output::Behind { height: 40, .. }]));
+    assert_eq!(replica.poll_timeout(), Some(1_200 * MS));
+    // A newer checkpoint does not prolong it.
+    let newer = kit.certificate(vote(VoteKind::Checkpoint, 0, 48, Hash([3; 32])));
+    replica.on_message(0, Message::StableCheckpoint(newer), 600 * MS);
+    assert!(matches!(&drain(&mut replica)[..], [Output::Behind { height: 48, .. }]));
+    replica.on_timeout(1_200 * MS);
+    let outputs = drain(&mut replica);
+    let [
+        Output::Broadcast(Message::Status { committed: 0, .. }),
+        Output::Send(1, Message::FetchBlocks { from: 1, to: 40 }),
+    ] = &outputs[..]
+    else {
+        panic!("{outputs:?}")
+    };
+    // The host is told again, and has twice the time.
+    replica.on_message(0, stable, 1_200 * MS);
+    assert!(matches!(&drain(&mut replica)[..], [Output::Behind { height: 40, .. }]));
+    replica.on_timeout(1_800 * MS);
+    drain(&mut replica);
+    assert_eq!(replica.poll_timeout(), Some(3_600 * MS));
+}
+
+#[test]
+fn a_state_of_another_chain_stops_the_replica() {
+    let kit = Kit::new();
+    let mut replica = kit.replica(3);
+    replica.on_message(0, Message::Blocks(blocks(&kit, 2)), 0);
+    drain(&mut replica);
+    let other = kit.block(0, 2, Hash([7; 32]), 0);
+    let commit = kit.certificate(vote(VoteKind::Commit, 0, 2, other.hash()));
+    let base = Base { height: 2, digest: other.hash(), time: 2, commit: Some(commit), stable: None };
+    replica.install(base, 0);
+    assert!(matches!(&drain(&mut replica)[..], [Output::Diverged(Divergence::Commit { height: 2, .. })]));
+}
+
+#[test]
 fn the_watermark_stops_the_primary_until_a_checkpoint_is_stable() {
     let kit = Kit::new();
     let mut replica = kit.replica(0);

@@ -130,13 +130,14 @@ fn the_plan_follows_parents_and_the_highest_views() {
     let mut new_view = kit.new_view(6, changes);
     assert_eq!(new_view.check(&kit.committee, TABLE, verify), Ok(()));
     let plan = new_view.plan();
-    assert_eq!((plan.floor(), plan.top()), (1, 3), "base is the highest commit");
+    assert_eq!((plan.base_height(), plan.top()), (1, 3), "base is the highest commit");
     // Height 2: view 3 beats view 1. Height 3: view 4 has another parent, so view 2. Height 4 has none that
     // fits.
     let picked: Vec<_> = plan.entries.iter().map(|entry| entry.digest()).collect();
-    assert_eq!(picked, [other2.hash(), other3.hash()]);
+    assert_eq!(picked, [chain[0].hash(), other2.hash(), other3.hash()]);
+    assert_eq!(plan.floor(), 0, "replica 0 reports the base's block");
     assert_eq!(plan.entry(2).map(|entry| (entry.parent(), entry.time())), Some((chain[0].hash(), 2)));
-    assert_eq!((plan.entry(1), plan.entry(4)), (None, None));
+    assert_eq!((plan.entry(0), plan.entry(4)), (None, None));
     // A gap ends it, whatever stands above.
     new_view.changes = vec![
         kit.change(0, 6, commit(1), vec![kit.entry(5, &orphan3)]),
@@ -180,6 +181,15 @@ fn a_new_view_is_proven_to_the_last_word() {
     // Prepared in the view that is only to begin.
     let entry = kit.entry(1, &block);
     assert_eq!(wrong(kit.change(0, 1, None, vec![entry])), ViewChangeError::Prepared(0, 1));
+    // Further up than any window reaches.
+    let far = kit.block(0, 65, genesis(), 0);
+    assert_eq!(wrong(kit.change(0, 1, None, vec![kit.entry(0, &far)])), ViewChangeError::Prepared(0, 65));
+    // More votes than a quorum.
+    let mut entry = kit.entry(0, &block);
+    entry.certificate.proofs.push(kit.bundle(3, entry.certificate.vote).proof(0));
+    assert_eq!(wrong(kit.change(0, 1, None, vec![entry])), ViewChangeError::Prepared(0, 1));
+    let committed = certificate_of_all(&kit, vote(VoteKind::Commit, 0, 1, block.hash()));
+    assert_eq!(wrong(kit.change(0, 1, Some(committed), vec![])), ViewChangeError::Committed(0));
     // Too few votes; votes of the wrong kind.
     let mut entry = kit.entry(0, &block);
     entry.certificate.proofs.pop();
@@ -188,6 +198,58 @@ fn a_new_view_is_proven_to_the_last_word() {
     assert_eq!(wrong(kit.change(0, 1, Some(prepared.clone()), vec![])), ViewChangeError::Committed(0));
     let posing = Certificate { vote: vote(VoteKind::Commit, 0, 1, block.hash()), ..prepared };
     assert_eq!(wrong(kit.change(0, 1, Some(posing), vec![])), ViewChangeError::Committed(0));
+}
+
+fn certificate_of_all(kit: &Kit, vote: dag::Vote) -> Certificate {
+    let mut certificate = kit.certificate(vote);
+    certificate.proofs.push(kit.bundle(3, vote).proof(0));
+    certificate
+}
+
+#[test]
+fn a_view_change_proves_the_committed_height_with_a_quorum_and_no_more() {
+    let kit = Kit::new();
+    let mut replica = kit.replica(2);
+    let block = kit.block(0, 1, genesis(), 0);
+    let certificate = certificate_of_all(&kit, vote(VoteKind::Commit, 0, 1, block.hash()));
+    replica.on_message(0, Message::Blocks(vec![(certificate, block)]), 0);
+    [1, 3].into_iter().for_each(|peer| replica.on_message(peer, suspect(0), 0));
+    let outputs = drain(&mut replica);
+    let change = outputs.iter().find_map(|output| match output {
+        Output::Broadcast(Message::ViewChange(change)) => Some(change),
+        _ => None,
+    });
+    let change = change.expect("it leaves");
+    assert_eq!(change.committed_height(), 1);
+    assert_eq!(change.check(&kit.committee, TABLE, verify), Ok(()));
+}
+
+#[test]
+fn forged_view_changes_move_nobody() {
+    let kit = Kit::new();
+    let mut replica = kit.replica(2);
+    for peer in [0, 3] {
+        let mut forged = kit.change(peer, 1, None, vec![]);
+        forged.signature[0] ^= 1;
+        replica.on_message(peer, Message::ViewChange(Box::new(forged)), 0);
+    }
+    assert!(replica.is_active() && drain(&mut replica).is_empty());
+    assert_eq!(replica.counters().faulty, 2);
+}
+
+#[test]
+fn who_sent_a_new_view_that_proves_nothing_is_not_listened_to_again() {
+    let kit = Kit::new();
+    let mut replica = kit.replica(3);
+    let changes: Vec<_> = (0..3).map(|peer| kit.change(peer, 1, None, vec![])).collect();
+    let good = Message::NewView(Box::new(kit.new_view(1, changes.clone())));
+    let bad = Message::NewView(Box::new(kit.new_view(1, changes[..2].to_vec())));
+    replica.on_message(1, bad.clone(), 0);
+    replica.on_message(1, bad, 0);
+    replica.on_message(1, good.clone(), 0);
+    assert_eq!((replica.view(), replica.counters().faulty), (0, 1));
+    replica.on_message(0, good, 0);
+    assert_eq!((replica.view(), replica.is_active()), (1, true));
 }
 
 #[test]
