@@ -59,8 +59,8 @@ fn bad_values_are_answered_with_their_line_and_range() {
         ("address = \"v1.example.org:7000\"", "address = \"v1\"", "«v1»: write host:port"),
         ("mempool_bytes = 67_108_864", "mempool_bytes = 1", "1 is out of range: use 1048576 to"),
         ("peer_frame_bytes = 4_194_304", "peer_frame_bytes = 1000", "use 524288 to 67108864"),
-        ("view = \"500ms\"", "view = \"1ms\"", "«1ms» is out of range: use 10ms to 1m"),
-        ("view = \"500ms\"", "view = \"soon\"", "«soon» is no duration: write it as 500ms or 5s"),
+        ("view = \"1s\"", "view = \"1ms\"", "«1ms» is out of range: use 10ms to 1m"),
+        ("view = \"1s\"", "view = \"soon\"", "«soon» is no duration: write it as 500ms or 5s"),
         ("wait = \"adaptive\"", "wait = \"nap\"", "expected `adaptive` or `poll`"),
         ("disable_features = []", "disable_features = [\"warp\"]", "unknown feature «warp»: use some of"),
     ] {
