@@ -1,5 +1,20 @@
 //! Measuring: what a run did, how long each part of it took, and how two runs compare.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`loadgen`], [`client`] | open-loop load on a network, and the clients of its submission port |
+//! | [`report`] | the report of such a run |
+//! | [`exec`], [`log`], [`restart`], [`idle`] | the commands of `perf`: figures that such a load does not show |
+//! | [`network`] | validators as processes on this machine |
+//! | [`figure`], [`progress`] | measured values beside their goals, and how far a measurement is |
 
 pub mod client;
+pub mod exec;
+pub mod figure;
+pub mod idle;
 pub mod loadgen;
+pub mod log;
+pub mod network;
+pub mod progress;
 pub mod report;
+pub mod restart;

@@ -1,0 +1,103 @@
+//! The figures that a load against a network does not show. Each command prints what it measured and how that stands to what
+//! is required; with `--json`, the same for programs. Progress goes to standard error.
+#![forbid(unsafe_code)]
+
+use std::{fmt::Display, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use perf::{exec, idle, log, network, restart};
+use serde::Serialize;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const HELP: &str = "\
+Examples:
+  cargo run --release -p perf -- exec
+  cargo run --release -p perf -- idle --json
+
+perf/README.md says which command is behind which figure. A figure that misses what is required is printed, not an error.
+
+Exit codes:
+  0    measured
+  1    could not be measured
+  2    wrong usage";
+
+/// Measurements of the engine
+#[derive(Debug, Parser)]
+#[command(name = "perf", version, after_help = HELP, max_term_width = 110)]
+struct Cli {
+    /// Print facts as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// What a transfer's execution costs on one core, and the memory of an account
+    Exec(exec::Arguments),
+    /// Append rate of the log beside fio's
+    Log(log::Arguments),
+    /// How long a validator takes to restart
+    Restart(restart::Arguments),
+    /// What a network costs that has nothing to do
+    Idle(idle::Arguments),
+    /// A validator of a measured network
+    #[command(hide = true)]
+    Node {
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let text = match &cli.command {
+        Command::Exec(arguments) => exec::run(arguments).map(|facts| render(&facts, cli.json)),
+        Command::Log(arguments) => log::run(arguments).map(|facts| render(&facts, cli.json)),
+        Command::Restart(arguments) => restart::run(arguments).map(|facts| render(&facts, cli.json)),
+        Command::Idle(arguments) => idle::run(arguments).map(|facts| render(&facts, cli.json)),
+        Command::Node { config } => network::serve(config).map(|()| String::new()),
+    };
+    match text {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("perf: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn render(facts: &(impl Serialize + Display), json: bool) -> String {
+    if json {
+        serde_json::to_string_pretty(facts).expect("facts are plain data") + "\n"
+    } else {
+        facts.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let name = command.get_name();
+            assert!(help.contains(&format!("  perf {name}\n")), "{name}");
+        }
+    }
+}
