@@ -140,7 +140,7 @@ impl Clients {
         !self.turns.is_empty()
     }
 
-    /// Hands the records of the next session in turn to `admit` (client, tag, record, when it arrived), at most [`SHARE`]. Returns the client to read from again.
+    /// Hands the records of the next session in turn to `admit` (client, tag, record, when it arrived), at most `SHARE`. Returns the client to read from again.
     pub fn admit_next(&mut self, mut admit: impl FnMut(ClientId, u64, &[u8], u64)) -> Option<ClientId> {
         let client = self.turns.pop_front()?;
         let session = self.sessions.get_mut(&client)?;

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`commands`] | one file for each subcommand: its arguments, what it does, what it prints |
 //! | [`devnet`] | a network of real processes on this machine |
-//! | [`bench`] | a measured run against a network |
+//! | [`mod@bench`] | a measured run against a network |
 //! | [`rpc`] | the client of a node's JSON-RPC |
 //! | [`exit`], [`output`], [`signals`], [`values`] | exit codes, printing, Ctrl-C, kinds of arguments |
 #![forbid(unsafe_code)]
