@@ -27,7 +27,7 @@ const SPREAD: usize = 64;
 const SPREAD_AGAIN: u64 = 1_000_000_000;
 /// Transactions of one core that wait at once. Past it the core stops reading from clients: they wait in their own queues, and
 /// what is admitted is decided soon.
-const MAX_WAITING: usize = 16 * 1024;
+const MAX_WAITING: usize = 4 * 1024;
 /// Forwarded transactions may fill the queue of signatures further than clients: their validator holds them already.
 const MAX_FORWARDED: usize = 4 * verify::MAX_WAITING;
 
