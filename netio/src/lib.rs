@@ -4,6 +4,8 @@
 //! file. It belongs to one thread and is driven by that thread's loop through [`Reactor::poll`], which submits what
 //! was queued, reaps what completed, and hands it out as [`Event`]s. Nothing is called back.
 //!
+//! Packets have a path of their own: [`udp::UdpSocket`] moves bursts of datagrams through a [`PacketPool`].
+//!
 //! On top of the bytes, and without any IO of their own: [`FrameReader`] splits a stream into length-prefixed
 //! frames, [`channel::Channel`] is the encrypted and mutually authenticated link between two nodes, and [`Backoff`]
 //! says when to try to connect again.
@@ -19,6 +21,7 @@ mod backoff;
 pub mod channel;
 mod counters;
 mod frame;
+mod packet;
 mod pool;
 mod probe;
 mod reactor;
@@ -26,12 +29,14 @@ mod ring;
 mod send_queue;
 mod slots;
 mod tcp;
+pub mod udp;
 mod waker;
 
 pub use aligned::{ALIGNMENT, AlignedBuf};
 pub use backoff::Backoff;
 pub use counters::Counters;
 pub use frame::{FRAME_PREFIX, FrameError, FrameReader, assert_chunking_is_invisible, encode_frame};
+pub use packet::{PACKET_CAPACITY, PACKET_HEADROOM, Packet, PacketPool};
 pub use pool::RecvBuf;
 pub use probe::Features;
 pub use reactor::{CloseReason, ConnId, Event, FileId, Reactor, ReactorConfig, WriteRefused};

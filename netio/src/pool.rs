@@ -143,7 +143,8 @@ impl BufferPool {
         RecvBuf { pool: Rc::clone(self), index, len }
     }
 
-    fn give_back(&self, index: u32) {
+    /// Takes back a buffer that no one uses any more.
+    pub(crate) fn give_back(&self, index: u32) {
         self.free.set(self.free.get() + 1);
         match &self.home {
             Home::List(list) => list.borrow_mut().push(index),
