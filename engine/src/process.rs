@@ -34,9 +34,9 @@ use crate::{
     node::{Core, Settings, frame::MAX_FRAME},
     recovery::{RecoveryError, Sources, recover},
     rpc::{self, ChainInfo, CoreCalls, Gateway, RpcOptions, Server, ServerError},
-    side::{self, Side, SideClient, SideConfig, SideError},
+    side::{self, Side, SideClient, SideConfig, SideError, disk::StdDisk},
     snapshot,
-    topology::{Placement, Shard},
+    topology::{Placement, Shard, Signatures},
 };
 
 /// How often the main thread looks whether it is time to stop.
@@ -130,7 +130,7 @@ struct Connections {
 /// Runs a validator until `stop` is requested or it can't go on.
 pub fn run(setup: Setup, stop: Stop) -> Result<(), NodeError> {
     let directory = DataDir::open(&setup.config.data_dir, &setup.genesis.hash(), &setup.key.address())?;
-    snapshot::remove_leftovers(directory.path()).map_err(NodeError::Disk)?;
+    snapshot::remove_leftovers(&StdDisk, directory.path()).map_err(NodeError::Disk)?;
     let peers = resolve_peers(&setup)?;
     let setup = Arc::new(setup);
     let clock = Clock::start();
@@ -321,16 +321,19 @@ impl CoreThread {
             me: setup.replica,
             tables: setup.genesis.tables(),
             lanes: setup.genesis.lanes(),
+            signatures: Signatures::Ed25519,
         };
         let placement = Placement { cores: setup.cores, core: self.core };
         let key = Rc::new(setup.key.clone());
         let timeouts = &setup.config.timeouts;
         let sources = Sources {
+            disk: StdDisk,
             directory: &setup.config.data_dir,
             genesis: &setup.genesis,
             log: log_config(setup),
             view_timeouts: (nanos(timeouts.view), nanos(timeouts.view_max)),
             index_seed: u64::from_le_bytes(random()),
+            log_salt: random(),
         };
         let recovered = recover(&sources, &shard, placement, &key)?;
         let tail = recovered.tail;

@@ -16,7 +16,7 @@ use dag::{
     wire::{Reader, WireError},
 };
 use pbft::{Base, Record, Replica, RestoreError};
-use shard_core::{Delivery, Failed, Table, partition, receipts::Rewind, sigbatch};
+use shard_core::{Delivery, Failed, Table, partition, receipts::Rewind};
 
 use crate::{
     genesis::Genesis,
@@ -24,6 +24,7 @@ use crate::{
     node::{
         AGREEMENT, OUTCOME, OutcomeRecord, SECTION_MARK, SECTION_PROMISE, StateError, TableSetup, load_state,
     },
+    side::disk::Disk,
     snapshot::{self, Snapshot, SnapshotError},
     topology::{Placement, Shard},
 };
@@ -81,7 +82,9 @@ pub struct Recovered {
 }
 
 /// What a core is recovered from.
-pub struct Sources<'a> {
+pub struct Sources<'a, D> {
+    /// The disk.
+    pub disk: D,
     /// Directory of log and snapshots.
     pub directory: &'a Path,
     /// The genesis.
@@ -92,6 +95,8 @@ pub struct Sources<'a> {
     pub view_timeouts: (u64, u64),
     /// Keys the tables' indices; random.
     pub index_seed: u64,
+    /// Salt of the log, should there be none yet; random.
+    pub log_salt: [u8; 32],
 }
 
 /// A block that lies before its table's snapshot, for as long as others may need its receipts.
@@ -101,8 +106,8 @@ struct Past {
 }
 
 /// Recovers a core's tables and log.
-pub fn recover(
-    sources: &Sources<'_>,
+pub fn recover<D: Disk>(
+    sources: &Sources<'_, D>,
     shard: &Shard,
     placement: Placement,
     key: &Rc<KeyPair>,
@@ -111,10 +116,11 @@ pub fn recover(
     for table in placement.tables(shard) {
         tables.push(open_table(sources, shard, table, key)?);
     }
-    segment::remove_leftovers(sources.directory, placement.core)?;
-    let Some(mut scanner) = Scanner::open(sources.directory, shard.chain(), placement.core)? else {
-        let id = LogId { chain: shard.chain(), core: placement.core, salt: random() };
-        let tail = segment::create(sources.directory, id, sources.log)?;
+    segment::remove_leftovers(&sources.disk, sources.directory, placement.core)?;
+    let disk = sources.disk.clone();
+    let Some(mut scanner) = Scanner::open_on(disk, sources.directory, shard.chain(), placement.core)? else {
+        let id = LogId { chain: shard.chain(), core: placement.core, salt: sources.log_salt };
+        let tail = segment::create_on(&sources.disk, sources.directory, id, sources.log)?;
         let end = LogPosition { segment: tail.segment, offset: 0 };
         let tables = tables.into_iter().map(|table| table.setup).collect();
         return Ok(Recovered { tables, tail, end, deliveries: Vec::new(), records: 0 });
@@ -146,14 +152,8 @@ pub fn recover(
     Ok(Recovered { tables, tail, end, deliveries, records })
 }
 
-fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).expect("the operating system has randomness");
-    bytes
-}
-
-fn open_table(
-    sources: &Sources<'_>,
+fn open_table<D: Disk>(
+    sources: &Sources<'_, D>,
     shard: &Shard,
     id: TableId,
     key: &Rc<KeyPair>,
@@ -165,14 +165,14 @@ fn open_table(
         tables: shard.tables,
         index_seed: sources.index_seed,
     };
-    let newest = snapshot::newest_good(sources.directory, shard.chain(), id)?;
+    let newest = snapshot::newest_good(&sources.disk, sources.directory, shard.chain(), id)?;
     for damaged in &newest.passed_over {
         eprintln!("table {id}: {damaged}; going on from an older snapshot or genesis, and the log");
     }
     let (state, base) = match &newest.snapshot {
         Some(snapshot) => {
             let sections = snapshot.sections().map(|section| (section.kind, section.bytes));
-            load_state(config, &shard.committee, sigbatch::verify, sections)
+            load_state(config, &shard.committee, shard.signatures.verify(), sections)
                 .map_err(|error| RecoveryError::State { table: id, error })?
         }
         None => {
@@ -184,7 +184,8 @@ fn open_table(
             (state, base)
         }
     };
-    let mut config = pbft::Config::new(id, shard.me, shard.committee.clone(), key.clone(), sigbatch::verify);
+    let verify = shard.signatures.verify();
+    let mut config = pbft::Config::new(id, shard.me, shard.committee.clone(), key.clone(), verify);
     (config.base_timeout, config.max_timeout) = sources.view_timeouts;
     let mut table = Recovering { setup: TableSetup::new(state, Replica::new(config, base)), promises: None };
     if let Some(snapshot) = &newest.snapshot {

@@ -5,7 +5,8 @@
 
 use std::{ops::Range, rc::Rc};
 
-use dag::{ChainId, Committee, Epoch, Hash, LaneId, ReplicaId, TableId};
+use dag::{ChainId, Committee, Epoch, Hash, LaneId, ReplicaId, TableId, keys::VerifyFn};
+use shard_core::sigbatch;
 
 /// What the genesis fixes for every node of a shard, and which of its validators this one is.
 #[derive(Clone, Debug)]
@@ -20,6 +21,30 @@ pub struct Shard {
     pub tables: u16,
     /// Number of lanes, at most the number of tables.
     pub lanes: u16,
+    /// How signatures are judged.
+    pub signatures: Signatures,
+}
+
+/// How signatures are judged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Signatures {
+    /// ZIP-215, in batches.
+    Ed25519,
+    /// The simulator's stand-ins (`dag::keys::simulated`). A process that listens on a socket never says this: see
+    /// [`process`](crate::process).
+    #[cfg(feature = "simulation")]
+    Simulated,
+}
+
+impl Signatures {
+    /// The rule for one signature.
+    pub fn verify(self) -> VerifyFn {
+        match self {
+            Signatures::Ed25519 => sigbatch::verify,
+            #[cfg(feature = "simulation")]
+            Signatures::Simulated => dag::keys::simulated::verify,
+        }
+    }
 }
 
 impl Shard {
@@ -86,7 +111,14 @@ mod tests {
         let keys = (0..4).map(|i| [i; 32]).collect();
         let committee = Rc::new(Committee::new(1, 0, keys).unwrap());
         for (tables, lanes, cores) in [(16, 1, 1), (16, 4, 2), (64, 6, 4), (1, 1, 1)] {
-            let shard = Shard { genesis: Hash::ZERO, committee: committee.clone(), me: 0, tables, lanes };
+            let shard = Shard {
+                genesis: Hash::ZERO,
+                committee: committee.clone(),
+                me: 0,
+                tables,
+                lanes,
+                signatures: Signatures::Ed25519,
+            };
             let mut seen = vec![0; usize::from(tables)];
             for core in 0..cores {
                 let placement = Placement { cores, core };

@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use dag::{Address, TableId, keys::KeyPair};
-use engine::{log::Scanner, snapshot};
+use engine::{log::Scanner, side::disk::StdDisk, snapshot};
 use serde::Serialize;
 
 use crate::{
@@ -180,7 +180,7 @@ fn make_snapshots(network: &mut Network, arguments: &Arguments, progress: &Progr
 fn tables_with_snapshot(data: &Path, tables: u16) -> anyhow::Result<u16> {
     let mut count = 0;
     for table in 0..tables {
-        count += u16::from(!snapshot::list(data, table)?.is_empty());
+        count += u16::from(!snapshot::list(&StdDisk, data, table)?.is_empty());
     }
     Ok(count)
 }
@@ -264,7 +264,7 @@ fn resident(network: &Network) -> anyhow::Result<u64> {
 fn disk(data: &Path, chain: dag::ChainId, tables: TableId, cores: u16) -> anyhow::Result<Disk> {
     let mut disk = Disk { snapshot_bytes: 0, log_bytes: 0, log_records: 0 };
     for table in 0..tables {
-        let newest = snapshot::list(data, table)?.pop().context("a table has lost its snapshot")?;
+        let newest = snapshot::list(&StdDisk, data, table)?.pop().context("a table has lost its snapshot")?;
         disk.snapshot_bytes += std::fs::metadata(snapshot::path(data, table, newest))?.len();
     }
     for core in 0..cores {

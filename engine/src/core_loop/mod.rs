@@ -374,6 +374,7 @@ impl CoreLoop {
                 Effect::ToCore(core, cross) => self.rings.send(core, cross),
                 Effect::Snapshot(job) => self.side.snapshot(job),
                 Effect::TrimLog(before) => self.side.trim(self.core_number, before),
+                Effect::Note(line) => eprintln!("{line}"),
                 Effect::Halt(reason) => self.halted = Some(reason),
             }
         }

@@ -9,7 +9,6 @@
 //! One case needs care: the first write of a segment carries header and first group together, so a crash may leave that
 //! group whole under a torn header. Alone, such a group is a torn tail as well.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -126,7 +125,8 @@ pub struct Record<'a> {
 
 /// Reads the records of a log in order, holding one group in memory.
 #[derive(Debug)]
-pub struct Scanner {
+pub struct Scanner<D: Disk = StdDisk> {
+    disk: D,
     directory: PathBuf,
     id: LogId,
     segments: Vec<Segment>,
@@ -134,7 +134,7 @@ pub struct Scanner {
     current: usize,
     /// Size of that segment, as its header says.
     segment_bytes: u32,
-    cursor: Cursor<File>,
+    cursor: Cursor<D::File>,
     group: GroupProgress,
     tail: Option<Tail>,
 }
@@ -167,7 +167,19 @@ struct GroupProgress {
 impl Scanner {
     /// Opens the log of a core. `None` when there is none: then one is [created](segment::create).
     pub fn open(directory: &Path, chain: ChainId, core: u16) -> Result<Option<Scanner>, ScanError> {
-        let segments = read_headers(directory, chain, core)?;
+        Scanner::open_on(StdDisk, directory, chain, core)
+    }
+}
+
+impl<D: Disk> Scanner<D> {
+    /// The same on another disk.
+    pub fn open_on(
+        disk: D,
+        directory: &Path,
+        chain: ChainId,
+        core: u16,
+    ) -> Result<Option<Scanner<D>>, ScanError> {
+        let segments = read_headers(&disk, directory, chain, core)?;
         let Some(lowest) = segments.first() else { return Ok(None) };
         let Some(first) = lowest.begun().copied() else {
             // The first segment is created with its header, so this isn't a crash's doing.
@@ -180,7 +192,8 @@ impl Scanner {
             segments,
             current: 0,
             segment_bytes: first.segment_bytes,
-            cursor: cursor_at(directory, &first.id, Link::first(&first))?,
+            cursor: cursor_at(&disk, directory, &first.id, Link::first(&first))?,
+            disk,
             group: GroupProgress::default(),
             tail: None,
         };
@@ -252,7 +265,7 @@ impl Scanner {
         if (next.first_sequence, next.previous) != (link.sequence, link.previous) {
             return Ok(false);
         }
-        self.cursor = cursor_at(&self.directory, &self.id, Link::first(&next))?;
+        self.cursor = cursor_at(&self.disk, &self.directory, &self.id, Link::first(&next))?;
         self.segment_bytes = next.segment_bytes;
         self.current += 1;
         Ok(true)
@@ -285,7 +298,8 @@ impl Scanner {
         if segment.begun().is_some() {
             return Err(here.into());
         }
-        let mut cursor = cursor_at(&self.directory, &self.id, Link { segment: segment.number, ..link })?;
+        let mut cursor =
+            cursor_at(&self.disk, &self.directory, &self.id, Link { segment: segment.number, ..link })?;
         let Some(found) = block_on(cursor.probe(SECTOR, link.sequence))? else { return Ok(()) };
         let follows =
             (found.offset, found.sequence, found.previous) == (SECTOR, link.sequence, link.previous);
@@ -301,7 +315,7 @@ impl Scanner {
     }
 
     fn tail_at(&self, link: Link, kind: TailKind) -> Result<Tail, ScanError> {
-        let damaged = segment::list_damaged(&self.directory, self.id.core)?;
+        let damaged = segment::list_damaged(&self.disk, &self.directory, self.id.core)?;
         let put_aside = damaged.last().copied().filter(|last| *last >= link.segment);
         Ok(Tail {
             id: self.id,
@@ -318,14 +332,25 @@ impl Scanner {
 }
 
 /// Reads the headers of all segments and refuses those of another log.
-fn read_headers(directory: &Path, chain: ChainId, core: u16) -> Result<Vec<Segment>, ScanError> {
-    let numbers = segment::list(directory, core)?;
-    numbers.into_iter().map(|number| read_one_header(directory, chain, core, number)).collect()
+fn read_headers(
+    disk: &impl Disk,
+    directory: &Path,
+    chain: ChainId,
+    core: u16,
+) -> Result<Vec<Segment>, ScanError> {
+    let numbers = segment::list_on(disk, directory, core)?;
+    numbers.into_iter().map(|number| read_one_header(disk, directory, chain, core, number)).collect()
 }
 
-fn read_one_header(directory: &Path, chain: ChainId, core: u16, number: u32) -> Result<Segment, ScanError> {
+fn read_one_header(
+    disk: &impl Disk,
+    directory: &Path,
+    chain: ChainId,
+    core: u16,
+    number: u32,
+) -> Result<Segment, ScanError> {
     let path = segment::path(directory, core, number);
-    let (_, header) = block_on(read_header(&StdDisk, &path)).map_err(|error| name(error, &path))?;
+    let (_, header) = block_on(read_header(disk, &path)).map_err(|error| name(error, &path))?;
     match header {
         Ok(header) => check_id(&header.id, chain, core, path)?,
         Err(source @ HeaderError::Version(_)) => return Err(ScanError::Version { path, source }),
@@ -345,9 +370,9 @@ pub(super) fn check_id(id: &LogId, chain: ChainId, core: u16, path: PathBuf) -> 
     Ok(())
 }
 
-fn cursor_at(directory: &Path, id: &LogId, link: Link) -> io::Result<Cursor<File>> {
+fn cursor_at<D: Disk>(disk: &D, directory: &Path, id: &LogId, link: Link) -> io::Result<Cursor<D::File>> {
     let path = segment::path(directory, id.core, link.segment);
-    Ok(Cursor::new(block_on(StdDisk.open(&path))?, id.key(), link))
+    Ok(Cursor::new(block_on(disk.open(&path))?, id.key(), link))
 }
 
 /// How fast, and how long, [`verify_sealed`] reads.
@@ -398,7 +423,8 @@ async fn verify_chain<D: Disk>(
     let bad_header = |segment, error| Damage { segment, offset: 0, reason: DamageReason::Header(error) };
     let header = header.map_err(|error| bad_header(segment, error))?;
     check_id(&header.id, chain, core, path)?;
-    let Some(next) = segment::list(directory, core)?.into_iter().find(|number| *number > segment) else {
+    let Some(next) = segment::list_on(disk, directory, core)?.into_iter().find(|number| *number > segment)
+    else {
         return Ok(file.close().await?);
     };
     let (next_file, next_header) = read_header(disk, &segment::path(directory, core, next)).await?;

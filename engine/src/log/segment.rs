@@ -50,10 +50,9 @@ fn parse(file_name: &OsStr) -> Option<(u16, u32, &str)> {
     Some((core.parse().ok()?, segment.parse().ok()?, extension))
 }
 
-fn numbers(directory: &Path, core: u16, extension: &str) -> io::Result<Vec<u32>> {
+fn numbers(disk: &impl Disk, directory: &Path, core: u16, extension: &str) -> io::Result<Vec<u32>> {
     let mut numbers = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(|error| name(error, directory))? {
-        let file_name = entry?.file_name();
+    for file_name in disk.names(directory)? {
         match parse(&file_name) {
             Some((of, segment, found)) if of == core && found == extension => numbers.push(segment),
             _ => {}
@@ -65,12 +64,17 @@ fn numbers(directory: &Path, core: u16, extension: &str) -> io::Result<Vec<u32>>
 
 /// Numbers of a core's segments, begun and prepared, ascending.
 pub fn list(directory: &Path, core: u16) -> io::Result<Vec<u32>> {
-    numbers(directory, core, EXTENSION)
+    list_on(&StdDisk, directory, core)
+}
+
+/// The same on another disk.
+pub fn list_on(disk: &impl Disk, directory: &Path, core: u16) -> io::Result<Vec<u32>> {
+    numbers(disk, directory, core, EXTENSION)
 }
 
 /// Numbers of the segments that [`repair`](super::repair) put aside, ascending.
-pub fn list_damaged(directory: &Path, core: u16) -> io::Result<Vec<u32>> {
-    numbers(directory, core, DAMAGED)
+pub fn list_damaged(disk: &impl Disk, directory: &Path, core: u16) -> io::Result<Vec<u32>> {
+    numbers(disk, directory, core, DAMAGED)
 }
 
 /// Opens a segment for the writer, with direct IO where the file system can. A file that has lost its end gets it back
@@ -91,9 +95,14 @@ pub fn open_for_writing(directory: &Path, core: u16, segment: u32, segment_bytes
 /// Its number is above those of all segments that repair has put aside, so that a position in one of these never comes
 /// to mean something else.
 pub fn create(directory: &Path, id: LogId, config: LogConfig) -> io::Result<Tail> {
-    let begun = list(directory, id.core)?;
+    create_on(&StdDisk, directory, id, config)
+}
+
+/// The same on another disk.
+pub fn create_on(disk: &impl Disk, directory: &Path, id: LogId, config: LogConfig) -> io::Result<Tail> {
+    let begun = list_on(disk, directory, id.core)?;
     assert!(begun.is_empty(), "a log is created once");
-    let segment = list_damaged(directory, id.core)?.last().map_or(0, |last| last + 1);
+    let segment = list_damaged(disk, directory, id.core)?.last().map_or(0, |last| last + 1);
     let header = SegmentHeader {
         id,
         segment,
@@ -103,7 +112,7 @@ pub fn create(directory: &Path, id: LogId, config: LogConfig) -> io::Result<Tail
     };
     let mut first = zeros(SECTOR);
     header.encode(&mut first);
-    block_on(write_segment(&StdDisk, directory, id.core, segment, config.segment_bytes, first))?;
+    block_on(write_segment(disk, directory, id.core, segment, config.segment_bytes, first))?;
     Ok(Tail {
         id,
         segment,
@@ -118,7 +127,7 @@ pub fn create(directory: &Path, id: LogId, config: LogConfig) -> io::Result<Tail
 
 /// Makes the file of a segment that the writer will begin later. Does nothing when it is there already; renames the file
 /// of segment `recycle` when that one has the right size; else writes zeros.
-pub(crate) async fn prepare<D: Disk>(
+pub async fn prepare<D: Disk>(
     disk: &D,
     directory: &Path,
     core: u16,
@@ -127,8 +136,7 @@ pub(crate) async fn prepare<D: Disk>(
     recycle: Option<u32>,
 ) -> io::Result<()> {
     let wanted = path(directory, core, segment);
-    let has_size =
-        |path: &Path| std::fs::metadata(path).is_ok_and(|data| data.len() == u64::from(segment_bytes));
+    let has_size = |path: &Path| disk.length(path).is_ok_and(|length| length == u64::from(segment_bytes));
     if has_size(&wanted) {
         return Ok(());
     }
@@ -197,22 +205,23 @@ pub(crate) fn zeros(length: u32) -> AlignedBuf {
 }
 
 /// Removes what a crash left half made. To be called before the log is used.
-pub fn remove_leftovers(directory: &Path, core: u16) -> io::Result<()> {
-    for segment in numbers(directory, core, TEMPORARY)? {
-        std::fs::remove_file(temporary_path(directory, core, segment))?;
+pub fn remove_leftovers(disk: &impl Disk, directory: &Path, core: u16) -> io::Result<()> {
+    for segment in numbers(disk, directory, core, TEMPORARY)? {
+        block_on(disk.remove(&temporary_path(directory, core, segment)))?;
     }
     Ok(())
 }
 
 /// Removes the segments below `segment` and returns how many there were. The caller has made sure that nothing in
 /// them is needed: every table has a snapshot that is newer.
-pub(crate) async fn remove_before<D: Disk>(
+pub async fn remove_before<D: Disk>(
     disk: &D,
     directory: &Path,
     core: u16,
     segment: u32,
 ) -> io::Result<usize> {
-    let old: Vec<u32> = list(directory, core)?.into_iter().filter(|number| *number < segment).collect();
+    let old: Vec<u32> =
+        list_on(disk, directory, core)?.into_iter().filter(|number| *number < segment).collect();
     // Ascending, so that what remains after a crash has no hole.
     for number in &old {
         disk.remove(&path(directory, core, *number)).await?;

@@ -28,7 +28,7 @@ const JOURNAL_ROOM: usize = 1024 * 1024;
 /// A proposal whose time is so far ahead of this node's clock is refused, µs.
 const MAX_AHEAD: u64 = 10_000_000;
 /// Most proposals of one table that are judged at once; the agreement window is smaller.
-const MAX_VALIDATIONS: usize = 64;
+pub(super) const MAX_VALIDATIONS: usize = 64;
 /// Bytes of blocks in one answer to a peer that catches up.
 const MAX_SERVED: usize = MAX_FRAME / 2;
 
@@ -121,7 +121,7 @@ impl Core {
         if !valid {
             // The channel proves that this peer sent it: a faulty validator.
             self.meters.count(Count::VotesForged, 1);
-            eprintln!("validator {from} sent votes with a bad signature");
+            self.effects.push_back(Effect::Note(format!("validator {from} sent votes with a bad signature")));
             return;
         }
         self.count_votes(bundle, now);
@@ -349,7 +349,8 @@ impl Core {
             Output::View { view, primary, active } => self.on_view(slot, view, primary, active, now),
             Output::Evidence(evidence) => {
                 self.meters.count(Count::Equivocations, 1);
-                eprintln!("table {id}: a validator signed two conflicting votes: {evidence:?}");
+                let note = format!("table {id}: a validator signed two conflicting votes: {evidence:?}");
+                self.effects.push_back(Effect::Note(note));
             }
             Output::Diverged(divergence) => {
                 self.effects.push_back(Effect::Halt(format!("table {id}: {divergence}")));
@@ -422,7 +423,8 @@ impl Core {
         table.repropose(&mut self.settled);
         self.again = true;
         if view > 0 {
-            eprintln!("table {}: view {view} begins, primary is validator {primary}", table.id);
+            let note = format!("table {}: view {view} begins, primary is validator {primary}", table.id);
+            self.effects.push_back(Effect::Note(note));
         }
     }
 

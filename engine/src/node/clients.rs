@@ -109,6 +109,11 @@ impl Clients {
         self.sessions.is_empty()
     }
 
+    /// Bytes of the longest backlog.
+    pub fn longest_backlog(&self) -> usize {
+        self.sessions.values().map(|session| session.backlog_bytes).max().unwrap_or(0)
+    }
+
     /// Takes a frame. An error closes the connection.
     pub fn on_frame(
         &mut self,

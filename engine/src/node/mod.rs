@@ -15,6 +15,7 @@ mod history;
 mod ingest;
 mod journal;
 mod meters;
+mod observe;
 mod query;
 mod retention;
 mod stages;
@@ -45,8 +46,10 @@ use crate::{
     topology::{Placement, Shard},
 };
 
+pub use self::history::Committed;
 pub use self::journal::{AGREEMENT, OUTCOME, OutcomeRecord};
 pub use self::meters::{Count, Meters};
+pub use self::observe::{Queue, TableView};
 pub use self::state_sync::{
     SECTION_BASE, SECTION_MARK, SECTION_PROMISE, SECTION_STATE, SnapshotJob, StateError, load_state,
 };
@@ -155,6 +158,8 @@ pub enum Effect {
     Snapshot(SnapshotJob),
     /// Remove the log's segments below this one.
     TrimLog(u32),
+    /// A line for the operator's log.
+    Note(String),
     /// Stop the validator: going on would be lying.
     Halt(String),
 }
@@ -236,7 +241,7 @@ impl Core {
             .collect();
         assert_eq!(tables.len(), placement.tables(&shard).len(), "every table of the core is there");
         Core {
-            verifier: Verifier::new(verifier_seed, settings.verify_slice),
+            verifier: Verifier::new(shard.signatures, verifier_seed, settings.verify_slice),
             verdicts: Vec::new(),
             votes: vec![Vec::new(); usize::from(shard.lanes)],
             clients: Clients::default(),

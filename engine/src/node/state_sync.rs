@@ -394,9 +394,9 @@ impl Core {
                     let above = self.tables[slot].state.height();
                     self.begin_fetch(slot, above, now);
                 }
-                eprintln!(
+                self.effects.push_back(Effect::Note(format!(
                     "table {table}: the snapshot at height {height} can't be written: {error}; trying on"
-                );
+                )));
             }
         }
     }
@@ -437,7 +437,8 @@ impl Core {
         if table.sync.fetch.is_some() || table.sync.installing.is_some() {
             return;
         }
-        eprintln!("table {}: fetching the state above height {above} from peers", table.id);
+        let note = format!("table {}: fetching the state above height {above} from peers", table.id);
+        self.effects.push_back(Effect::Note(note));
         table.sync.fetches += 1;
         let peers = self.shard.committee.size() - 1;
         let peer = self.shard.peers().nth((slot + table.sync.fetches) % peers).expect("there are peers");
@@ -537,14 +538,15 @@ impl Core {
         let table = &mut self.tables[slot];
         let config = *table.state.config();
         let loaded = split_sections(bytes).map_err(StateError::from).and_then(|sections| {
-            let verify = shard_core::sigbatch::verify;
+            let verify = self.shard.signatures.verify();
             let loaded = load_state(config, &self.shard.committee, verify, sections.iter().copied())?;
             Ok((loaded, sections))
         });
         let ((state, base), sections) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
-                eprintln!("table {}: validator {from} sent a bad state: {error}", table.id);
+                let note = format!("table {}: validator {from} sent a bad state: {error}", table.id);
+                self.effects.push_back(Effect::Note(note));
                 let above = table.state.height();
                 return self.begin_fetch(slot, above, now);
             }
@@ -553,7 +555,8 @@ impl Core {
             return;
         }
         let (id, height) = (table.id, base.height);
-        eprintln!("table {id}: state at height {height} fetched from validator {from}");
+        let note = format!("table {id}: state at height {height} fetched from validator {from}");
+        self.effects.push_back(Effect::Note(note));
         let sections =
             sections.into_iter().map(|(kind, bytes)| (kind, Bytes::copy_from_slice(bytes))).collect();
         table.sync.installing = Some(Installing { state, base, sections });

@@ -32,7 +32,7 @@ const CHECKPOINT_INTERVAL: u64 = 1_000_000;
 pub(super) const BLOCK_LIMITS: BlockLimits =
     BlockLimits { transactions: dag::table_block::MAX_TRANSACTIONS, payees: 6_000, bytes: 256 * 1024 };
 /// Transactions that wait, for each table.
-const MAX_WAITING: usize = 8 * 1024;
+pub(super) const MAX_WAITING: usize = 8 * 1024;
 /// Committed transactions that are remembered, for each table.
 const RECENT: usize = 64 * 1024;
 

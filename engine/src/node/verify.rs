@@ -10,6 +10,8 @@ use dag::{Hash, keys::Signature};
 use shard_core::sigbatch::{Batch, Progress};
 use slab::Slab;
 
+use crate::topology::Signatures;
+
 /// Signatures in work at once; larger batches cost less each and hold votes up longer.
 pub const BATCH: usize = 1024;
 /// Most signatures of clients' transactions that wait; past it the core stops reading from clients.
@@ -29,6 +31,7 @@ struct Waiting<S> {
 
 /// The batch verifier with its queues. `S` says what a verdict is about.
 pub struct Verifier<S> {
+    rule: Signatures,
     batch: Batch,
     urgent: VecDeque<Waiting<S>>,
     queue: VecDeque<Waiting<S>>,
@@ -38,8 +41,9 @@ pub struct Verifier<S> {
 
 impl<S> Verifier<S> {
     /// `seed` is drawn from the operating system, once for each core; `budget` is the slice in units of about a µs.
-    pub fn new(seed: [u8; 32], budget: usize) -> Self {
+    pub fn new(rule: Signatures, seed: [u8; 32], budget: usize) -> Self {
         Verifier {
+            rule,
             batch: Batch::new(BATCH, seed, CACHED_KEYS),
             urgent: VecDeque::new(),
             queue: VecDeque::with_capacity(MAX_WAITING),
@@ -63,6 +67,11 @@ impl<S> Verifier<S> {
         self.urgent.len() + self.queue.len() + self.batch.len()
     }
 
+    /// Signatures that go first and wait.
+    pub fn urgent(&self) -> usize {
+        self.urgent.len()
+    }
+
     /// Whether clients' transactions have to wait outside.
     pub fn is_full(&self) -> bool {
         self.queue.len() >= MAX_WAITING
@@ -75,6 +84,9 @@ impl<S> Verifier<S> {
 
     /// Does one slice of work and appends what is decided. Returns whether there is more to do.
     pub fn step(&mut self, verdicts: &mut Vec<(S, bool)>) -> bool {
+        if self.rule != Signatures::Ed25519 {
+            return self.step_singly(verdicts);
+        }
         if !self.batch.is_running() {
             while self.batch.len() < BATCH {
                 let Some(next) = self.urgent.pop_front().or_else(|| self.queue.pop_front()) else { break };
@@ -92,6 +104,17 @@ impl<S> Verifier<S> {
         }
         self.len() > 0
     }
+
+    /// The same by a rule that knows no batches.
+    fn step_singly(&mut self, verdicts: &mut Vec<(S, bool)>) -> bool {
+        let verify = self.rule.verify();
+        for _ in 0..BATCH {
+            let Some(next) = self.urgent.pop_front().or_else(|| self.queue.pop_front()) else { break };
+            let valid = verify(&next.key, next.message.as_bytes(), &next.signature);
+            verdicts.push((next.subject, valid));
+        }
+        self.len() > 0
+    }
 }
 
 #[cfg(test)]
@@ -102,7 +125,7 @@ mod tests {
 
     #[test]
     fn every_subject_gets_its_own_verdict() {
-        let mut verifier = Verifier::new([1; 32], 500);
+        let mut verifier = Verifier::new(Signatures::Ed25519, [1; 32], 500);
         let key = KeyPair::from_seed(&[2; 32]);
         for i in 0..1500u32 {
             let message = dag::hash::Domain::VOTE.hash(&i.to_le_bytes());

@@ -1,10 +1,12 @@
-//! The few file operations that the side jobs need, over glommio or over the standard library.
+//! The few file operations that log and snapshots need: over glommio, over the standard library, or over a disk in memory
+//! that a simulator tears.
 //!
 //! A job is written once, as an async function over [`Disk`]. Under glommio it waits in the ring; over the standard
 //! library each operation blocks and then yields, so that the jobs of one thread still take turns.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +15,8 @@ use futures_lite::future::yield_now;
 use netio::AlignedBuf;
 
 /// Where files live.
-pub(crate) trait Disk: Clone + 'static {
+#[allow(async_fn_in_trait, reason = "the futures stay on the thread that made them")]
+pub trait Disk: Clone + 'static {
     /// An open file.
     type File: DiskFile;
 
@@ -29,10 +32,27 @@ pub(crate) trait Disk: Clone + 'static {
     async fn sync_directory(&self, directory: &Path) -> io::Result<()>;
     /// Waits.
     async fn pause(&self, duration: Duration);
+
+    /// The names in a directory, in any order.
+    fn names(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+        let entries = std::fs::read_dir(directory).map_err(|error| name(error, directory))?;
+        entries.map(|entry| Ok(entry?.file_name())).collect()
+    }
+    /// Length of a file in bytes.
+    fn length(&self, path: &Path) -> io::Result<u64> {
+        Ok(std::fs::metadata(path).map_err(|error| name(error, path))?.len())
+    }
+    /// The first `length` bytes of a file, fewer where it is shorter, past no cache.
+    fn read(&self, path: &Path, length: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(length).read_to_end(&mut bytes));
+        read.map(|_| bytes).map_err(|error| name(error, path))
+    }
 }
 
 /// An open file. Offsets and lengths are multiples of the sector.
-pub(crate) trait DiskFile {
+#[allow(async_fn_in_trait, reason = "the futures stay on the thread that made them")]
+pub trait DiskFile {
     /// Writes all of `bytes`.
     async fn write_sectors(&self, bytes: &AlignedBuf, offset: u64) -> io::Result<()>;
     /// Fills `into` from its index `at` on; returns the bytes read, fewer only at the end of the file.
@@ -59,7 +79,7 @@ pub(crate) fn name(error: io::Error, path: &Path) -> io::Error {
 
 /// The standard library's files.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct StdDisk;
+pub struct StdDisk;
 
 impl Disk for StdDisk {
     type File = File;

@@ -26,7 +26,7 @@
 //! A job that fails (a full disk, a broken one) says so in its reply and leaves no file under a final name. If the side
 //! thread itself ends, [`SubmitError::Stopped`] says so: the node can't make segments any more and must stop.
 
-pub(crate) mod disk;
+pub mod disk;
 mod glommio_backend;
 mod service;
 mod thread_backend;

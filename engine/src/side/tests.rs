@@ -11,6 +11,7 @@ use std::thread::Thread;
 use bytes::Bytes;
 use tempfile::TempDir;
 
+use super::disk::StdDisk;
 use super::*;
 use crate::log::{BlockingLog, Damage, DamageReason, LogId, SECTOR, Scanner, segment};
 use crate::snapshot;
@@ -134,8 +135,9 @@ fn snapshots_of_several_tables_and_clients_interleave() {
             }
         }
         for table in 0..2 {
-            assert_eq!(snapshot::list(fixture.path(), table).unwrap(), [2, 3]);
-            let newest = snapshot::newest_good(fixture.path(), CHAIN, table).unwrap().snapshot.unwrap();
+            assert_eq!(snapshot::list(&StdDisk, fixture.path(), table).unwrap(), [2, 3]);
+            let newest =
+                snapshot::newest_good(&StdDisk, fixture.path(), CHAIN, table).unwrap().snapshot.unwrap();
             assert_eq!(newest.sections().count(), 100);
             assert!(newest.sections().enumerate().all(|(i, section)| section.bytes == [i as u8; 10_000]));
         }
@@ -160,7 +162,7 @@ fn a_snapshot_that_fails_says_so_once_and_leaves_nothing() {
         fs::remove_dir(&in_the_way).unwrap();
         fixture.snapshot(0, 5, 2, 3);
         assert!(matches!(fixture.reply(0), Reply::SnapshotWritten { height: 2, result: Ok(()), .. }));
-        assert_eq!(snapshot::list(fixture.path(), 5).unwrap(), [2]);
+        assert_eq!(snapshot::list(&StdDisk, fixture.path(), 5).unwrap(), [2]);
         fixture.stop();
     });
 }

@@ -21,6 +21,7 @@ mod writer;
 
 pub use format::{Section, Snapshot, SnapshotDamage, SnapshotHeader, SnapshotId};
 pub use store::{
-    Newest, SNAPSHOTS_KEPT, SnapshotError, list, load, newest_good, path, remove_leftovers, write_blocking,
+    Newest, SNAPSHOTS_KEPT, SnapshotError, list, load, newest_good, path, remove_leftovers, write,
+    write_blocking,
 };
 pub(crate) use writer::SnapshotWriter;

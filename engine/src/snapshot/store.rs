@@ -1,7 +1,6 @@
 //! The snapshot files of a directory.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use dag::{ChainId, Height, TableId};
@@ -9,7 +8,7 @@ use futures_lite::future::block_on;
 
 use super::format::{SECTOR, Snapshot, SnapshotDamage, SnapshotHeader, SnapshotId};
 use super::writer::SnapshotWriter;
-use crate::side::disk::{Disk, StdDisk, name};
+use crate::side::disk::{Disk, StdDisk};
 
 /// Snapshots of each table that stay on disk: the newest, and one more in case it is damaged.
 pub const SNAPSHOTS_KEPT: usize = 2;
@@ -69,10 +68,9 @@ fn parse(file_name: &str) -> Option<(TableId, Height, &str)> {
 }
 
 /// Heights of a table's snapshots, ascending.
-pub fn list(directory: &Path, table: TableId) -> io::Result<Vec<Height>> {
+pub fn list(disk: &impl Disk, directory: &Path, table: TableId) -> io::Result<Vec<Height>> {
     let mut heights = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(|error| name(error, directory))? {
-        let file_name = entry?.file_name();
+    for file_name in disk.names(directory)? {
         match file_name.to_str().and_then(parse) {
             Some((of, height, EXTENSION)) if of == table => heights.push(height),
             _ => {}
@@ -83,10 +81,10 @@ pub fn list(directory: &Path, table: TableId) -> io::Result<Vec<Height>> {
 }
 
 /// Reads and verifies one snapshot.
-pub fn load(directory: &Path, id: SnapshotId) -> Result<Snapshot, SnapshotError> {
+pub fn load(disk: &impl Disk, directory: &Path, id: SnapshotId) -> Result<Snapshot, SnapshotError> {
     let path = path(directory, id.table, id.height);
     let damaged = |damage| SnapshotError::Damaged { path: path.clone(), damage };
-    let bytes = read_file(&path)?.map_err(damaged)?;
+    let bytes = read_file(disk, &path)?.map_err(damaged)?;
     let snapshot = Snapshot::decode(bytes).map_err(damaged)?;
     let SnapshotId { chain, table, height } = snapshot.header().id;
     if chain != id.chain {
@@ -99,31 +97,29 @@ pub fn load(directory: &Path, id: SnapshotId) -> Result<Snapshot, SnapshotError>
 }
 
 /// Reads a file whole, once its header has said how long it is: a damaged length must not make us allocate.
-fn read_file(path: &Path) -> io::Result<Result<Vec<u8>, SnapshotDamage>> {
-    let read = || {
-        let mut file = File::open(path)?;
-        let found = file.metadata()?.len();
-        let mut bytes = vec![0; SECTOR.min(usize::try_from(found).unwrap_or(SECTOR))];
-        file.read_exact(&mut bytes)?;
-        let expected = match SnapshotHeader::decode(&bytes) {
-            Ok(header) => header.file_bytes(),
-            Err(damage) => return Ok(Err(damage)),
-        };
-        if expected != found {
-            return Ok(Err(SnapshotDamage::Length { expected, found }));
-        }
-        file.take(found - SECTOR as u64).read_to_end(&mut bytes)?;
-        Ok(Ok(bytes))
+fn read_file(disk: &impl Disk, path: &Path) -> io::Result<Result<Vec<u8>, SnapshotDamage>> {
+    let found = disk.length(path)?;
+    let expected = match SnapshotHeader::decode(&disk.read(path, SECTOR as u64)?) {
+        Ok(header) => header.file_bytes(),
+        Err(damage) => return Ok(Err(damage)),
     };
-    read().map_err(|error| name(error, path))
+    if expected != found {
+        return Ok(Err(SnapshotDamage::Length { expected, found }));
+    }
+    Ok(Ok(disk.read(path, found)?))
 }
 
 /// The newest whole snapshot of a table. One that is damaged or unreadable is passed over and reported; one of another
 /// network is an error at once, since then the directory is somebody else's.
-pub fn newest_good(directory: &Path, chain: ChainId, table: TableId) -> Result<Newest, SnapshotError> {
+pub fn newest_good(
+    disk: &impl Disk,
+    directory: &Path,
+    chain: ChainId,
+    table: TableId,
+) -> Result<Newest, SnapshotError> {
     let mut passed_over = Vec::new();
-    for height in list(directory, table)?.into_iter().rev() {
-        match load(directory, SnapshotId { chain, table, height }) {
+    for height in list(disk, directory, table)?.into_iter().rev() {
+        match load(disk, directory, SnapshotId { chain, table, height }) {
             Ok(snapshot) => return Ok(Newest { snapshot: Some(snapshot), passed_over }),
             Err(error @ SnapshotError::WrongChain { .. }) => return Err(error),
             Err(error) => passed_over.push(error),
@@ -134,7 +130,7 @@ pub fn newest_good(directory: &Path, chain: ChainId, table: TableId) -> Result<N
 
 /// Removes a table's snapshots but the newest [`SNAPSHOTS_KEPT`].
 pub(super) async fn prune<D: Disk>(disk: &D, directory: &Path, table: TableId) -> io::Result<()> {
-    let heights = list(directory, table)?;
+    let heights = list(disk, directory, table)?;
     let surplus = heights.len().saturating_sub(SNAPSHOTS_KEPT);
     for height in &heights[..surplus] {
         disk.remove(&path(directory, table, *height)).await?;
@@ -143,12 +139,10 @@ pub(super) async fn prune<D: Disk>(disk: &D, directory: &Path, table: TableId) -
 }
 
 /// Removes what a crash left half written. To be called before snapshots are written.
-pub fn remove_leftovers(directory: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(directory).map_err(|error| name(error, directory))? {
-        let entry = entry?;
-        if entry.file_name().to_str().and_then(parse).is_some_and(|(_, _, extension)| extension == TEMPORARY)
-        {
-            std::fs::remove_file(entry.path())?;
+pub fn remove_leftovers(disk: &impl Disk, directory: &Path) -> io::Result<()> {
+    for file_name in disk.names(directory)? {
+        if file_name.to_str().and_then(parse).is_some_and(|(_, _, extension)| extension == TEMPORARY) {
+            block_on(disk.remove(&directory.join(file_name)))?;
         }
     }
     Ok(())
@@ -160,14 +154,22 @@ pub fn write_blocking<'a>(
     id: SnapshotId,
     sections: impl IntoIterator<Item = (u8, &'a [u8])>,
 ) -> io::Result<()> {
-    block_on(async {
-        let mut writer = SnapshotWriter::create(StdDisk, directory, id).await?;
-        for (kind, bytes) in sections {
-            if let Err(error) = writer.section(kind, bytes).await {
-                writer.abandon().await;
-                return Err(error);
-            }
+    block_on(write(StdDisk, directory, id, sections))
+}
+
+/// The same on another disk.
+pub async fn write<'a, D: Disk>(
+    disk: D,
+    directory: &Path,
+    id: SnapshotId,
+    sections: impl IntoIterator<Item = (u8, &'a [u8])>,
+) -> io::Result<()> {
+    let mut writer = SnapshotWriter::create(disk, directory, id).await?;
+    for (kind, bytes) in sections {
+        if let Err(error) = writer.section(kind, bytes).await {
+            writer.abandon().await;
+            return Err(error);
         }
-        writer.finish().await
-    })
+    }
+    writer.finish().await
 }

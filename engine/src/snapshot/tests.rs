@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::format::SECTOR;
 use super::*;
+use crate::side::disk::StdDisk;
 
 const CHAIN: u64 = 0x70b0;
 const TABLE: u16 = 12;
@@ -37,13 +38,13 @@ fn sections(snapshot: &Snapshot) -> Vec<(u8, Vec<u8>)> {
 #[test]
 fn what_was_written_is_read_and_two_are_kept() {
     let directory = written(&[1, 2, 3]);
-    assert_eq!(list(directory.path(), TABLE).unwrap(), [2, 3]);
-    assert!(list(directory.path(), TABLE + 1).unwrap().is_empty());
-    let Newest { snapshot, passed_over } = newest_good(directory.path(), CHAIN, TABLE).unwrap();
+    assert_eq!(list(&StdDisk, directory.path(), TABLE).unwrap(), [2, 3]);
+    assert!(list(&StdDisk, directory.path(), TABLE + 1).unwrap().is_empty());
+    let Newest { snapshot, passed_over } = newest_good(&StdDisk, directory.path(), CHAIN, TABLE).unwrap();
     let snapshot = snapshot.unwrap();
     assert_eq!((snapshot.header().id, passed_over.len()), (id(3), 0));
     assert_eq!(sections(&snapshot), content(3));
-    assert!(newest_good(directory.path(), CHAIN, TABLE + 1).unwrap().snapshot.is_none());
+    assert!(newest_good(&StdDisk, directory.path(), CHAIN, TABLE + 1).unwrap().snapshot.is_none());
 }
 
 #[test]
@@ -53,7 +54,7 @@ fn a_damaged_one_is_named_and_the_older_one_serves() {
     let mut bytes = fs::read(&newest).unwrap();
     bytes[10_000] ^= 1;
     fs::write(&newest, bytes).unwrap();
-    let Newest { snapshot, passed_over } = newest_good(directory.path(), CHAIN, TABLE).unwrap();
+    let Newest { snapshot, passed_over } = newest_good(&StdDisk, directory.path(), CHAIN, TABLE).unwrap();
     assert_eq!(sections(&snapshot.unwrap()), content(1));
     let report = passed_over[0].to_string();
     assert!(report.contains("snap-00012-00000000000000000002.top: the content is damaged"), "{report}");
@@ -62,7 +63,7 @@ fn a_damaged_one_is_named_and_the_older_one_serves() {
 #[test]
 fn another_network_is_an_error_that_names_both() {
     let directory = written(&[1]);
-    let error = newest_good(directory.path(), CHAIN + 1, TABLE).unwrap_err().to_string();
+    let error = newest_good(&StdDisk, directory.path(), CHAIN + 1, TABLE).unwrap_err().to_string();
     assert!(error.contains("00000000000070b0") && error.contains("00000000000070b1"), "{error}");
 }
 
@@ -70,7 +71,7 @@ fn another_network_is_an_error_that_names_both() {
 fn a_file_under_a_wrong_name_is_not_believed() {
     let directory = written(&[1]);
     fs::rename(path(directory.path(), TABLE, 1), path(directory.path(), TABLE, 9)).unwrap();
-    let error = load(directory.path(), id(9)).unwrap_err();
+    let error = load(&StdDisk, directory.path(), id(9)).unwrap_err();
     let expected = SnapshotDamage::Misplaced { table: TABLE, height: 1 };
     assert!(matches!(error, SnapshotError::Damaged { damage, .. } if damage == expected));
 }
@@ -82,7 +83,10 @@ fn a_cut_file_is_refused_at_every_sector() {
     let whole = fs::read(&file).unwrap();
     for length in (0..whole.len()).step_by(SECTOR) {
         fs::write(&file, &whole[..length]).unwrap();
-        assert!(matches!(load(directory.path(), id(1)), Err(SnapshotError::Damaged { .. })), "{length}");
+        assert!(
+            matches!(load(&StdDisk, directory.path(), id(1)), Err(SnapshotError::Damaged { .. })),
+            "{length}"
+        );
     }
 }
 
@@ -91,10 +95,10 @@ fn leftovers_of_a_crash_are_no_snapshots() {
     let directory = written(&[1]);
     let leftover = store::temporary_path(directory.path(), TABLE, 2);
     fs::write(&leftover, b"half").unwrap();
-    assert_eq!(list(directory.path(), TABLE).unwrap(), [1]);
-    remove_leftovers(directory.path()).unwrap();
+    assert_eq!(list(&StdDisk, directory.path(), TABLE).unwrap(), [1]);
+    remove_leftovers(&StdDisk, directory.path()).unwrap();
     assert!(!leftover.exists());
-    assert_eq!(list(directory.path(), TABLE).unwrap(), [1]);
+    assert_eq!(list(&StdDisk, directory.path(), TABLE).unwrap(), [1]);
 }
 
 /// The layout on disk. To write it anew after an intended change: `TOP_WRITE_GOLDEN=1 cargo test -p engine golden`.
