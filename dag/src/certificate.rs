@@ -8,7 +8,7 @@ use crate::{
     wire::{Put, Reader, WireError},
 };
 
-/// A quorum's votes. Prepare: the block can't be another in this view. Commit: it is final. Checkpoint: so is the state.
+/// A quorum's votes. Prepare: the block can't be another in this view, and its signatures are good, because f + 1 checked them. Commit: it is final. Checkpoint: so is the state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Certificate {
     /// What was voted; the flag of each vote stands in its proof, here it is always false.
@@ -27,6 +27,14 @@ pub enum CertificateError {
         have: usize,
         /// Votes needed.
         quorum: usize,
+    },
+    /// Prepare votes of too few that have checked the block's signatures.
+    #[error("{have} of the voters checked the block, fewer than {needed}")]
+    Unchecked {
+        /// Votes with the flag.
+        have: usize,
+        /// f + 1.
+        needed: usize,
     },
     /// A vote whose signature does not fit.
     #[error("the vote of replica {0} is forged")]
@@ -67,11 +75,16 @@ impl Certificate {
         Ok(Certificate { vote, proofs })
     }
 
-    /// Whether a quorum of this committee stands behind it.
+    /// Whether a quorum of this committee stands behind it; for a prepare, f + 1 of them having checked the block.
     pub fn check(&self, committee: &Committee, verify: VerifyFn) -> Result<(), CertificateError> {
         let (have, quorum) = (self.proofs.len(), committee.quorum());
         if have < quorum {
             return Err(CertificateError::Quorum { have, quorum });
+        }
+        let (have, needed) =
+            (self.proofs.iter().filter(|proof| proof.checked).count(), committee.faulty() + 1);
+        if self.vote.kind == VoteKind::Prepare && have < needed {
+            return Err(CertificateError::Unchecked { have, needed });
         }
         match self.proofs.iter().find(|proof| !proof.proves(&self.vote, committee, verify)) {
             Some(proof) => Err(CertificateError::Forged(proof.replica)),
@@ -129,6 +142,10 @@ mod tests {
         assert_eq!(Certificate::decode(&mut Reader::new(&bytes)), Ok(good.clone()));
         let (few, _) = certificate(0..2);
         assert_eq!(few.check(&committee, verify), Err(CertificateError::Quorum { have: 2, quorum: 3 }));
+        // Of replicas 0 to 3 the even ones have checked.
+        let (mut half, committee4) = certificate(0..4);
+        half.proofs.remove(0);
+        assert_eq!(half.check(&committee4, verify), Err(CertificateError::Unchecked { have: 1, needed: 2 }));
         let mut twice = good.clone();
         twice.proofs[1] = twice.proofs[0].clone();
         bytes.clear();

@@ -32,7 +32,7 @@ use crate::{
     },
     log::{LogConfig, Writer, segment},
     node::{Core, Settings, frame::MAX_FRAME},
-    recovery::{RecoveryError, Sources, recover},
+    recovery::{Agreement, RecoveryError, Sources, recover},
     rpc::{self, ChainInfo, CoreCalls, Gateway, RpcOptions, Server, ServerError},
     side::{self, Side, SideClient, SideConfig, SideError, disk::StdDisk},
     snapshot,
@@ -331,7 +331,12 @@ impl CoreThread {
             directory: &setup.config.data_dir,
             genesis: &setup.genesis,
             log: log_config(setup),
-            view_timeouts: (nanos(timeouts.view), nanos(timeouts.view_max)),
+            agreement: Agreement {
+                view_timeout: nanos(timeouts.view),
+                view_timeout_max: nanos(timeouts.view_max),
+                check_all: setup.config.agreement.check_all,
+                check_after: nanos(setup.config.agreement.check_after),
+            },
             index_seed: u64::from_le_bytes(random()),
             log_salt: random(),
         };

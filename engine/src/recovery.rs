@@ -81,6 +81,19 @@ pub struct Recovered {
     pub records: u64,
 }
 
+/// What an operator sets of a replica's [`pbft::Config`]; times in ns.
+#[derive(Clone, Copy, Debug)]
+pub struct Agreement {
+    /// First view timeout.
+    pub view_timeout: u64,
+    /// Longest view timeout.
+    pub view_timeout_max: u64,
+    /// Whether every block is checked here.
+    pub check_all: bool,
+    /// How long the checkers of a block are waited for.
+    pub check_after: u64,
+}
+
 /// What a core is recovered from.
 pub struct Sources<'a, D> {
     /// The disk.
@@ -91,8 +104,8 @@ pub struct Sources<'a, D> {
     pub genesis: &'a Genesis,
     /// Sizes of the log.
     pub log: LogConfig,
-    /// Agreement's timeouts, ns: first and longest.
-    pub view_timeouts: (u64, u64),
+    /// What is set about agreement.
+    pub agreement: Agreement,
     /// Keys the tables' indices; random.
     pub index_seed: u64,
     /// Salt of the log, should there be none yet; random.
@@ -186,7 +199,9 @@ fn open_table<D: Disk>(
     };
     let verify = shard.signatures.verify();
     let mut config = pbft::Config::new(id, shard.me, shard.committee.clone(), key.clone(), verify);
-    (config.base_timeout, config.max_timeout) = sources.view_timeouts;
+    let agreement = sources.agreement;
+    (config.base_timeout, config.max_timeout) = (agreement.view_timeout, agreement.view_timeout_max);
+    (config.check_all, config.check_after) = (agreement.check_all, agreement.check_after);
     let mut table = Recovering { setup: TableSetup::new(state, Replica::new(config, base)), promises: None };
     if let Some(snapshot) = &newest.snapshot {
         table.setup.on_snapshot();

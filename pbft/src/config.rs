@@ -33,12 +33,18 @@ pub struct Config {
     /// How long nothing moves before messages are sent again, in ns. Doubles up to 16 times that while
     /// nothing moves.
     pub resend_every: u64,
+    /// Whether this replica checks the signatures of every block, whoever else does. By default it shares that work
+    /// with the others.
+    pub check_all: bool,
+    /// How long a block that has a quorum of votes waits for its checkers before everyone checks it, in ns; by default
+    /// 150 ms. Shorter than this, a burst of load would make all do the work of few.
+    pub check_after: u64,
     /// The signature rule, for certificates and view changes. Bundles of votes are checked by the host.
     pub verify: VerifyFn,
 }
 
 impl Config {
-    /// W = 8, watermark 512, timeouts of 600 ms to 20 s, resending after 150 ms.
+    /// W = 8, watermark 512, timeouts of 600 ms to 20 s, resending after 150 ms, shared verification.
     pub fn new(
         table: TableId,
         me: ReplicaId,
@@ -57,6 +63,8 @@ impl Config {
             base_timeout: 600 * MS,
             max_timeout: 20_000 * MS,
             resend_every: 150 * MS,
+            check_all: false,
+            check_after: 150 * MS,
             verify,
         }
     }

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod change;
+mod checkers;
 mod checkpoint;
 mod config;
 mod evidence;

@@ -117,7 +117,7 @@ impl Replica {
             let step = if height <= self.views.plan.top() {
                 self.accept_planned(height)
             } else {
-                self.accept_fresh(height)
+                self.accept_fresh(height, now)
             };
             match step {
                 ControlFlow::Continue(()) => {}
@@ -144,8 +144,9 @@ impl Replica {
         let (digest, time) = (entry.digest(), entry.time());
         let block = instance.find(&digest).cloned();
         let found = block.is_some();
-        let judgement = Judgement::Valid { checked: false };
-        instance.accepted = Some(Accepted { digest, parent, time, block, judgement });
+        // The certificate behind it holds the word of an honest checker, so it vouches as much as a check does.
+        let judgement = Judgement::Valid { checked: true };
+        instance.accepted = Some(Accepted { digest, parent, time, block, judgement, checking: false });
         self.moved = true;
         if found {
             self.vote_prepare(height);
@@ -155,7 +156,7 @@ impl Replica {
         ControlFlow::Continue(())
     }
 
-    fn accept_fresh(&mut self, height: Height) -> ControlFlow<Option<Contradiction>> {
+    fn accept_fresh(&mut self, height: Height, now: u64) -> ControlFlow<Option<Contradiction>> {
         let (parent, parent_time) = self.tip();
         let view = self.views.view;
         let Some(instance) = self.window.get_mut(height) else { return ControlFlow::Break(None) };
@@ -170,8 +171,10 @@ impl Replica {
         match signed {
             Some(vote) => self.accept(&block, Judgement::Valid { checked: vote.checked }),
             None => {
+                let check = self.is_checker(view, height, now);
                 self.accept(&block, Judgement::Pending);
-                self.emit(Output::Validate { view, height, block });
+                self.window.at(height).accepted.as_mut().expect("accepted above").checking = check;
+                self.emit(Output::Validate { view, height, block, check });
             }
         }
         ControlFlow::Continue(())
@@ -185,6 +188,7 @@ impl Replica {
             time: header.time,
             block: Some(block.clone()),
             judgement,
+            checking: false,
         };
         self.moved = true;
         self.window.at(header.height).accepted = Some(accepted);
@@ -199,8 +203,10 @@ impl Replica {
         let Some(accepted) = accepted.filter(|accepted| accepted.digest == digest) else { return };
         match verdict {
             Verdict::Valid { checked } => {
-                accepted.judgement = Judgement::Valid { checked };
+                let before = accepted.judgement == Judgement::Valid { checked: true };
+                accepted.judgement = Judgement::Valid { checked: checked || before };
                 self.vote_prepare(height);
+                self.await_checkers(height, now);
             }
             Verdict::Invalid => {
                 accepted.judgement = Judgement::Invalid;
@@ -242,7 +248,10 @@ impl Replica {
                     last.digest, digest,
                     "a replica never signs two different votes for one view and height"
                 );
-                return;
+                if last.checked || !checked {
+                    return;
+                }
+                // The same vote once more: the block's signatures are checked by now.
             }
         }
         *last = Some(vote);
@@ -294,6 +303,7 @@ impl Replica {
             }
             Added::Counted => {
                 self.moved = true;
+                self.await_checkers(vote.height, now);
                 self.cast_commits();
                 self.advance(now);
             }
@@ -301,15 +311,15 @@ impl Replica {
     }
 
     /// Signs Commit, in order, for every height that became prepared (section 4.2: the block and a quorum of
-    /// prepare votes).
+    /// prepare votes), f + 1 of the votes from replicas that checked its signatures.
     ///
     /// The host's own judgement may still be pending: among the quorum f + 1 honest replicas found the block
-    /// valid. Against an own verdict of invalid this replica never votes.
+    /// valid, and one of them its signatures. Against an own verdict of invalid this replica never votes.
     pub(crate) fn cast_commits(&mut self) {
         if !self.views.active {
             return;
         }
-        let (view, quorum) = (self.views.view, self.quorum());
+        let (view, quorum, weak) = (self.views.view, self.quorum(), self.weak());
         for height in self.window.heights() {
             let instance = self.window.at(height);
             if instance.commit_in(view).is_some() {
@@ -317,7 +327,8 @@ impl Replica {
             }
             let Some(accepted) = &instance.accepted else { break };
             let Some(block) = &accepted.block else { break };
-            let prepared = instance.prepares.count(&accepted.digest) >= quorum;
+            let prepared = instance.prepares.count(&accepted.digest) >= quorum
+                && instance.prepares.count_checked(&accepted.digest) >= weak;
             if !prepared || accepted.judgement == Judgement::Invalid {
                 break;
             }

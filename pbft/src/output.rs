@@ -19,9 +19,21 @@ pub enum Output {
     /// Send to one replica.
     Send(ReplicaId, Message),
     /// Judge a fresh proposal and answer through [`on_validated`](crate::Replica::on_validated). Table,
-    /// chain, epoch, proposer, parent and time are already checked; the host checks signatures and inbox
-    /// references. Comes in ascending height within a view.
+    /// chain, epoch, proposer, parent and time are already checked; the host checks inbox references and, where
+    /// `check` is set, signatures. Comes in ascending height within a view.
     Validate {
+        /// The view of the proposal.
+        view: View,
+        /// Its height.
+        height: Height,
+        /// The block.
+        block: Block,
+        /// Whether it is this replica's turn to check the signatures of its transactions.
+        check: bool,
+    },
+    /// Check the signatures of a proposal that was to be judged without them: its checkers are silent. The answer
+    /// comes through [`on_validated`](crate::Replica::on_validated) again.
+    Check {
         /// The view of the proposal.
         view: View,
         /// Its height.

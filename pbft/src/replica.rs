@@ -6,6 +6,7 @@ use dag::{Block, Certificate, Hash, Height, ReplicaId, View, VoteBundle, VoteKin
 
 use crate::{
     change::Views,
+    checkers::Checkers,
     checkpoint::Checkpoints,
     config::{Base, Config},
     fetch::Catchup,
@@ -27,6 +28,8 @@ pub struct Counters {
     pub view_changes: u64,
     /// Complaints about a primary.
     pub suspicions: u64,
+    /// Blocks that this replica checked because their checkers did not in time.
+    pub checks_taken_over: u64,
     /// Rounds of resending.
     pub resends: u64,
     /// Votes and proposals outside the window, for an earlier view, or from one that has no say in it.
@@ -71,6 +74,8 @@ pub(crate) struct Timers {
     /// When to suspect the primary, or to give up the view that does not begin.
     pub(crate) progress: Option<u64>,
     pub(crate) resend: Option<u64>,
+    /// The first time at which a height is checked in its checkers' stead.
+    pub(crate) check: Option<u64>,
     /// Rounds of resending since something moved.
     pub(crate) round: u32,
 }
@@ -84,6 +89,7 @@ pub struct Replica {
     pub(crate) views: Views,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) catchup: Catchup,
+    pub(crate) checkers: Checkers,
     pub(crate) timers: Timers,
     pub(crate) waiting: bool,
     /// Something happened that makes resending pointless for now.
@@ -112,6 +118,7 @@ impl Replica {
             views: Views::new(size),
             checkpoints: Checkpoints::new(size, base.height, base.stable),
             catchup: Catchup::new(size),
+            checkers: Checkers::new(size),
             head: Head { height: base.height, digest: base.digest, time: base.time, commit: base.commit },
             timers: Timers::default(),
             waiting: false,
@@ -188,7 +195,7 @@ impl Replica {
             return None;
         }
         let (fetch, transfer) = (self.catchup.deadline(), self.transfer_deadline());
-        let deadlines = [self.timers.progress, self.timers.resend, fetch, transfer];
+        let deadlines = [self.timers.progress, self.timers.resend, self.timers.check, fetch, transfer];
         deadlines.into_iter().flatten().min()
     }
 
@@ -205,6 +212,9 @@ impl Replica {
             self.timers.round += 1;
             self.timers.resend = None;
             self.resend(now);
+        }
+        if self.timers.check.is_some_and(|deadline| deadline <= now) {
+            self.on_check_timeout(now);
         }
         self.on_fetch_timeout(now);
         self.on_transfer_timeout(now);

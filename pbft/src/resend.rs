@@ -11,6 +11,7 @@ impl Replica {
         if self.is_deaf() || peer == self.config.me || usize::from(peer) >= self.size() {
             return;
         }
+        self.checkers.set_away(peer, false);
         let status = self.status();
         self.send(peer, status);
         self.resend_proposals_to(peer);

@@ -82,6 +82,11 @@ impl Ballot {
             self.counted += 1;
             return Added::Counted;
         };
+        if cast.vote().checked && !first.vote().checked && first.vote().digest == cast.vote().digest {
+            // It has checked the block after all; the last word that it may say.
+            *place = Some(cast);
+            return Added::Counted;
+        }
         match first.evidence(&cast) {
             Some(evidence) if !self.accused.contains(&replica) => {
                 self.accused.push(replica);
@@ -120,6 +125,16 @@ impl Ballot {
         if self.counted == 0 { 0 } else { self.of(digest).count() }
     }
 
+    /// Votes for a digest whose senders have checked the block.
+    pub(crate) fn count_checked(&self, digest: &Hash) -> usize {
+        if self.counted == 0 { 0 } else { self.of(digest).filter(|(_, cast)| cast.vote().checked).count() }
+    }
+
+    /// Whether `replica` voted and had checked the block.
+    pub(crate) fn has_checked(&self, replica: ReplicaId) -> bool {
+        self.casts.get(usize::from(replica)).and_then(Option::as_ref).is_some_and(|cast| cast.vote().checked)
+    }
+
     /// Who voted for a digest.
     pub(crate) fn voters<'a>(&'a self, digest: &'a Hash) -> impl Iterator<Item = ReplicaId> {
         self.of(digest).map(|(replica, _)| replica)
@@ -135,13 +150,20 @@ impl Ballot {
         candidates.find(|digest| self.count(digest) >= quorum)
     }
 
-    /// The certificate of a digest.
+    /// The certificate of a digest: of exactly `quorum` votes, those that checked first.
     ///
     /// # Panics
     /// Where fewer than `quorum` voted for it.
     pub(crate) fn certificate(&self, digest: &Hash, quorum: usize) -> Certificate {
-        assert!(self.count(digest) >= quorum, "a certificate takes {quorum} votes");
-        certificate(self.of(digest).map(|(_, cast)| cast).take(quorum)).expect("a quorum is not empty")
+        let mut unchecked = quorum.saturating_sub(self.count_checked(digest));
+        let chosen = self.of(digest).map(|(_, cast)| cast).filter(|cast| {
+            let room = cast.vote().checked || unchecked > 0;
+            unchecked -= usize::from(room && !cast.vote().checked);
+            room
+        });
+        let certificate = certificate(chosen.take(quorum)).expect("a quorum is not empty");
+        assert_eq!(certificate.proofs.len(), quorum, "a certificate takes {quorum} votes");
+        certificate
     }
 }
 

@@ -20,13 +20,18 @@ pub(crate) struct Accepted {
     /// Absent only for a re-proposal that has to be fetched first.
     pub(crate) block: Option<Block>,
     pub(crate) judgement: Judgement,
+    /// The host is at checking its signatures.
+    pub(crate) checking: bool,
 }
 
 /// The host's word on an accepted block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Judgement {
     Pending,
-    Valid { checked: bool },
+    /// `checked`: its signatures too, by this replica or, for a re-proposal, by those whose certificate proves it.
+    Valid {
+        checked: bool,
+    },
     Invalid,
 }
 
@@ -58,6 +63,8 @@ pub(crate) struct Instance {
     pub(crate) commits: Ballot,
     /// The block last written to the log for this height.
     pub(crate) logged: Option<Hash>,
+    /// When to check what the checkers have not, ns.
+    pub(crate) check_at: Option<u64>,
     /// The block that was asked of peers, and how often.
     pub(crate) asked: Option<(Hash, usize)>,
 }
@@ -127,6 +134,7 @@ impl Instance {
         }
         self.prepares.clear();
         self.commits.clear();
+        self.check_at = None;
         self.asked = None;
     }
 

@@ -54,6 +54,9 @@ pub struct NodeConfig {
     /// How long the node waits.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// Agreement.
+    #[serde(default)]
+    pub agreement: Agreement,
     /// The log.
     #[serde(default)]
     pub log: LogConfig,
@@ -147,6 +150,17 @@ pub struct Timeouts {
     pub rpc_wait: Duration,
 }
 
+/// How the node takes its part in agreement.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Agreement {
+    /// Whether it checks the signatures of every block, instead of its share ([`pbft::Config::check_all`]).
+    pub check_all: bool,
+    /// How long a block that lacks nothing else waits for its checkers ([`pbft::Config::check_after`]).
+    #[serde(deserialize_with = "duration_within::<_, 1, 60_000>")]
+    pub check_after: Duration,
+}
+
 /// The log of each core.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -210,6 +224,12 @@ impl Default for Timeouts {
             rpc_reply: Duration::from_secs(5),
             rpc_wait: Duration::from_secs(30),
         }
+    }
+}
+
+impl Default for Agreement {
+    fn default() -> Self {
+        Agreement { check_all: false, check_after: Duration::from_millis(150) }
     }
 }
 

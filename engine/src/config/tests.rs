@@ -38,7 +38,7 @@ fn the_example_parses_and_tells_the_defaults() {
 #[test]
 fn the_example_documents_every_key() {
     // serde lists a section's keys when it meets one that it does not know.
-    for section in ["cores", "listen", "peer", "limits", "timeouts", "log", "snapshot", "io"] {
+    for section in ["cores", "listen", "peer", "limits", "timeouts", "agreement", "log", "snapshot", "io"] {
         let header = if section == "peer" { "[[peer]]".into() } else { format!("[{section}]") };
         let error = parse(&EXAMPLE.replace(&header, &format!("{header}\nxyz = 1"))).unwrap_err();
         assert!(error.contains("unknown field `xyz`"), "{error}");

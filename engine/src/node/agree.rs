@@ -47,6 +47,9 @@ impl Core {
     /// A peer's lane can't be spoken to.
     pub fn on_peer_down(&mut self, peer: ReplicaId, lane: LaneId) {
         self.links_up[usize::from(lane)][usize::from(peer)] = false;
+        for table in self.tables.iter_mut().filter(|table| table.lane == lane) {
+            table.replica.on_disconnected(peer);
+        }
     }
 
     /// A frame of a validator, from the channel of a lane of this core.
@@ -134,8 +137,9 @@ impl Core {
         }
     }
 
-    /// Judges a proposal: references and signatures.
-    fn validate(&mut self, slot: usize, view: View, block: Block, now: u64, wall: u64) {
+    /// Judges a proposal: references and, where `check` is set, signatures. Without, it still says that it checked where it
+    /// happens to know them all.
+    fn validate(&mut self, slot: usize, view: View, block: Block, check: bool, (now, wall): (u64, u64)) {
         let number = self.next_proposal;
         self.next_proposal += 1;
         let table = &mut self.tables[slot];
@@ -149,13 +153,14 @@ impl Core {
             height: block.height(),
             digest: block.hash(),
             unverified: 0,
+            checked: true,
             invalid: block.header().time > wall + MAX_AHEAD,
             inbox_known: false,
             block,
         };
         let epoch = self.shard.epoch();
         for index in 0..validation.block.len() {
-            let (id, transaction) = (validation.block.id(index), validation.block.transaction(index));
+            let transaction = validation.block.transaction(index);
             let signed_in = transaction.epoch();
             if transaction.chain() != self.shard.chain()
                 || !(epoch.saturating_sub(1)..=epoch).contains(&signed_in)
@@ -163,7 +168,16 @@ impl Core {
                 validation.invalid = true;
                 break;
             }
-            if !table.mempool.is_verified(&id, transaction.signature()) {
+            // Whose turn it is not stops asking at the first signature that it does not know.
+            if !(check || validation.checked) {
+                continue;
+            }
+            let id = validation.block.id(index);
+            if table.mempool.is_verified(&id, transaction.signature()) {
+                continue;
+            }
+            validation.checked &= check;
+            if check {
                 let subject = Subject::Proposed { slot, proposal: number };
                 self.verifier.push_urgent(
                     transaction.sender().as_bytes(),
@@ -216,7 +230,7 @@ impl Core {
             let verdict = match validation {
                 Validation { invalid: true, .. } => Verdict::Invalid,
                 Validation { unverified: 0, inbox_known: true, .. } if !busy => {
-                    Verdict::Valid { checked: true }
+                    Verdict::Valid { checked: validation.checked }
                 }
                 _ => {
                     index += 1;
@@ -341,7 +355,16 @@ impl Core {
                 let frame = Frame::Agreement(id, message);
                 self.emit(&frame, |bytes| Held::ToPeer(peer, lane, bytes));
             }
-            Output::Validate { view, block, .. } => self.validate(slot, view, block, now, wall),
+            Output::Validate { view, block, check, .. } => {
+                self.validate(slot, view, block, check, (now, wall))
+            }
+            Output::Check { view, height, block } => {
+                // It may still wait for its inbox: judged anew, with its signatures.
+                let validations = &mut self.tables[slot].validations;
+                validations.retain(|v| (v.view, v.height, v.digest) != (view, height, block.hash()));
+                self.meters.count(Count::ChecksTakenOver, 1);
+                self.validate(slot, view, block, true, (now, wall));
+            }
             Output::Committed { block, certificate } => self.on_committed(slot, block, certificate, now),
             Output::Stable { certificate } => self.on_stable(slot, certificate, now),
             Output::Serve { to, from_height, to_height } => self.serve(slot, to, from_height, to_height),

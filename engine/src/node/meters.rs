@@ -30,6 +30,7 @@ counts! {
     Votes "votes_total" "Votes cast.",
     ViewChanges "view_changes_total" "Views that a table of this validator left.",
     ProposalsRefused "proposals_refused_total" "Proposals judged invalid.",
+    ChecksTakenOver "checks_taken_over_total" "Blocks checked here as their checkers were silent.",
     VotesForged "votes_forged_total" "Vote bundles with a bad signature.",
     VotesDropped "votes_dropped_total" "Vote bundles dropped as too many waited.",
     Equivocations "equivocations_total" "Proofs that a validator signed two conflicting votes.",

@@ -91,6 +91,8 @@ pub(super) struct Validation {
     pub block: Block,
     /// Signatures whose verdict is open.
     pub unverified: usize,
+    /// Whether its signatures are known or being checked.
+    pub checked: bool,
     pub invalid: bool,
     /// Whether all its inbox references are known to be right.
     pub inbox_known: bool,

@@ -2,6 +2,18 @@
 
 pub const MS: u64 = 1_000_000;
 
+/// What f replicas do when it is their turn to check a block's signatures.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub enum Checkers {
+    /// Check.
+    #[default]
+    Honest,
+    /// Say that they checked, and vouch for anything.
+    Liars,
+    /// Vote, and never check.
+    Mute,
+}
+
 /// Which faults a history has; percentages and milliseconds.
 #[derive(Clone, Copy, Default)]
 pub struct Faults {
@@ -22,6 +34,7 @@ pub struct Faults {
     pub twins: bool,
     /// Twins also lie in status, complaints and view changes.
     pub noise: bool,
+    pub checkers: Checkers,
     pub real_signatures: bool,
     pub prune: bool,
 }

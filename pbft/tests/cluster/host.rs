@@ -52,7 +52,8 @@ pub struct Host {
 
 pub enum News {
     Committed(Height, Hash),
-    Validate(u64, Height, Hash, bool),
+    /// A proposal to judge: view, height, digest, whether its signatures are good, whether to check them.
+    Validate(u64, Height, Hash, bool, bool),
     Behind(Height, Certificate),
     Evidence(Box<pbft::Evidence>),
 }
@@ -133,9 +134,11 @@ impl Host {
                 Output::Vote(vote) => self.turn.votes.push(vote),
                 Output::Broadcast(message) => self.turn.frames.push((None, message)),
                 Output::Send(to, message) => self.turn.frames.push((Some(to), message)),
-                Output::Validate { view, height, block } => {
-                    let valid = block.header().checkpoint_height != u64::MAX;
-                    self.news.push(News::Validate(view, height, block.hash(), valid));
+                Output::Validate { view, height, block, check } => {
+                    self.news.push(News::Validate(view, height, block.hash(), is_valid(&block), check));
+                }
+                Output::Check { view, height, block } => {
+                    self.news.push(News::Validate(view, height, block.hash(), is_valid(&block), true));
                 }
                 Output::Committed { block, certificate } => self.execute(block, certificate, now),
                 Output::Stable { certificate } => stable = Some(certificate),
@@ -239,6 +242,11 @@ impl Host {
             .then(|| Rc::new(VoteBundle::sign(&self.key, &self.committee, self.me, 0, turn.votes)));
         (bundle, turn.frames)
     }
+}
+
+/// Whether its signatures are good: a mark stands for those of transactions.
+fn is_valid(block: &Block) -> bool {
+    block.header().checkpoint_height != u64::MAX
 }
 
 fn build(slot: Slot, me: ReplicaId, salt: u64, invalid: bool) -> Block {

@@ -9,7 +9,7 @@ mod faults;
 mod host;
 mod world;
 
-use faults::Faults;
+use faults::{Checkers, Faults};
 use world::World;
 
 const SECOND: u64 = 1_000_000_000;
@@ -208,5 +208,41 @@ fn an_invalid_proposal_costs_the_primary_its_view() {
         world.run_until_done(30 * SECOND);
         assert!(world.views().iter().all(|&view| view >= 1));
         assert!(world.no_invalid_block());
+    });
+}
+
+/// The first f propose forged transactions, and vouch for them wherever they are checkers.
+#[test]
+fn liars_vouch_for_forged_blocks() {
+    run("liars_vouch_for_forged_blocks", 60, |seed| {
+        let n = [4, 7, 10][(seed % 3) as usize];
+        let faults = Faults {
+            loss: seed % 3 * 5,
+            delay: 20,
+            checkers: Checkers::Liars,
+            crashes: seed % 2 == 0,
+            ..Faults::default()
+        };
+        let mut world = World::new(seed, n, faults);
+        (0..(n - 1) / 3).for_each(|node| world.make_invalid(node));
+        world.work_for(3 * SECOND, 20);
+        world.heal();
+        world.run_until_done(120 * SECOND);
+        assert!(world.no_invalid_block());
+    });
+}
+
+/// Their blocks wait for a moment, then all others check.
+#[test]
+fn checkers_that_never_check_halt_nobody() {
+    run("checkers_that_never_check_halt_nobody", 40, |seed| {
+        let n = [4, 5, 7][(seed % 3) as usize];
+        let faults = Faults { delay: 10, checkers: Checkers::Mute, ..Faults::default() };
+        let mut world = World::new(seed, n, faults);
+        world.work_for(4 * SECOND, 40);
+        world.run_until_done(30 * SECOND);
+        assert!(world.counters(|c| c.checks_taken_over) > 0);
+        assert!(world.views().iter().all(|&view| view == 0), "no view is lost over it");
+        world.run_until_idle(60 * SECOND);
     });
 }

@@ -13,7 +13,7 @@ use ed25519_dalek::VerifyingKey;
 use pbft::{Base, Counters, Message, Replica, Verdict, ViewChange};
 
 use crate::{
-    faults::{Faults, MS, Random},
+    faults::{Checkers, Faults, MS, Random},
     host::{CHAIN, Host, News},
 };
 
@@ -21,7 +21,7 @@ enum Event {
     Frame { to: usize, from: ReplicaId, bytes: bytes::Bytes },
     Votes { to: usize, bundle: Rc<VoteBundle> },
     Sync { node: usize, life: u64 },
-    Validated { node: usize, life: u64, view: u64, height: Height, digest: Hash, valid: bool },
+    Validated { node: usize, life: u64, view: u64, height: Height, digest: Hash, verdict: Verdict },
     Installed { node: usize, life: u64, height: Height },
     Fault,
     Restart(usize),
@@ -107,6 +107,16 @@ impl World {
         self.hosts.len() > self.n && node % self.n < self.hosts.len() - self.n
     }
 
+    /// Who lies are the first f, the primaries of the first views; who is mute are the last f, as a primary says that it
+    /// checked.
+    fn lies(&self, node: usize) -> bool {
+        node % self.n < self.hosts[node].committee.faulty()
+    }
+
+    fn is_mute(&self, node: usize) -> bool {
+        node % self.n >= self.hosts[node].committee.quorum()
+    }
+
     fn honest(&self) -> impl Iterator<Item = &Host> {
         (0..self.n)
             .filter(|&node| !self.is_twin(node) && !self.silent.contains(&node))
@@ -162,8 +172,15 @@ impl World {
 
     /// The faults end: channels are whole, and who is down comes up again. Twins stay what they are.
     pub fn heal(&mut self) {
-        self.faults =
-            Faults { delay: 5, twins: self.faults.twins, noise: self.faults.noise, ..Faults::default() };
+        self.faults = Faults {
+            delay: 5,
+            loss: 0,
+            duplicates: 0,
+            commit_loss: 0,
+            partitions: false,
+            crashes: false,
+            ..self.faults
+        };
         self.restart_all();
         self.regroup(|_, _| 0);
     }
@@ -234,8 +251,9 @@ impl World {
                 }
             }
             Event::Sync { node, life } if self.hosts[node].life == life => self.sync(node),
-            Event::Validated { node, life, view, height, digest, valid } if self.hosts[node].life == life => {
-                let verdict = if valid { Verdict::Valid { checked: true } } else { Verdict::Invalid };
+            Event::Validated { node, life, view, height, digest, verdict }
+                if self.hosts[node].life == life =>
+            {
                 let replica = self.hosts[node].replica.as_mut().expect("this life goes on");
                 replica.on_validated(view, height, digest, verdict, now);
                 self.after(node);
@@ -272,12 +290,18 @@ impl World {
                 assert_eq!(first, hash, "two blocks are committed at height {height}");
             }
             News::Committed(..) => {}
-            News::Validate(view, height, digest, valid) => {
+            News::Validate(view, height, digest, valid, check) => {
                 if !valid {
                     self.invalid.insert(digest);
                 }
+                let verdict = match self.faults.checkers {
+                    Checkers::Liars if self.lies(node) => Verdict::Valid { checked: true },
+                    Checkers::Mute if self.is_mute(node) => Verdict::Valid { checked: false },
+                    _ if check && !valid => Verdict::Invalid,
+                    _ => Verdict::Valid { checked: check },
+                };
                 let delay = self.random.below(3 * MS);
-                self.at(delay, Event::Validated { node, life, view, height, digest, valid });
+                self.at(delay, Event::Validated { node, life, view, height, digest, verdict });
             }
             News::Behind(height, stable) => {
                 assert_eq!(stable.vote.height, height);

@@ -94,7 +94,7 @@ impl Kit {
 
     pub fn certificate(&self, vote: Vote) -> Certificate {
         let proofs = (0..3).map(|replica| self.bundle(replica, vote).proof(0)).collect();
-        Certificate { vote, proofs }
+        Certificate { vote: Vote { checked: false, ..vote }, proofs }
     }
 
     pub fn entry(&self, view: View, block: &Block) -> PreparedEntry {
@@ -120,7 +120,7 @@ impl Kit {
 }
 
 pub fn vote(kind: VoteKind, view: View, height: Height, digest: Hash) -> Vote {
-    Vote { kind, checked: false, table: TABLE, view, height, digest }
+    Vote { kind, checked: kind == VoteKind::Prepare, table: TABLE, view, height, digest }
 }
 
 pub fn drain(replica: &mut Replica) -> Vec<Output> {

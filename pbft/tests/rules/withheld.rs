@@ -86,7 +86,7 @@ impl Net {
                     self.queue.extend(peers.map(|to| Event::Message(me, to, Box::new(message.clone()))));
                 }
                 Output::Send(to, message) => self.queue.push_back(Event::Message(me, to, Box::new(message))),
-                Output::Validate { view, height, block } => {
+                Output::Validate { view, height, block, .. } => {
                     let verdict = Verdict::Valid { checked: true };
                     replica.on_validated(view, height, block.hash(), verdict, self.now);
                 }

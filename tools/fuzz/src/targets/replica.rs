@@ -418,9 +418,9 @@ impl World {
                 }
                 Some(Output::Broadcast(message) | Output::Send(_, message)) => self.heard(message),
                 Some(Output::Committed { block, certificate }) => self.check_committed(&block, &certificate),
-                Some(Output::Validate { view, height, block }) => {
-                    self.judging.push((view, height, block.hash()))
-                }
+                Some(
+                    Output::Validate { view, height, block, .. } | Output::Check { view, height, block },
+                ) => self.judging.push((view, height, block.hash())),
                 Some(Output::Diverged(_)) => self.stopped = true,
                 Some(Output::Evidence(evidence)) => {
                     assert!(evidence.culprit(&self.committee, accept_every_signature).is_some());

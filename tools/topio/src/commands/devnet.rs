@@ -59,6 +59,9 @@ pub struct Arguments {
     /// What each account has, in TOP
     #[arg(long, default_value = DEFAULT_BALANCE, conflicts_with = "resume")]
     balance: Amount,
+    /// Each validator checks the signatures of every block, instead of f + 1 of them for all
+    #[arg(long, conflicts_with = "resume")]
+    check_all: bool,
     /// Transactions per second
     #[arg(long, default_value_t = DEFAULT_RATE)]
     rate: u64,
@@ -282,6 +285,7 @@ impl Arguments {
             cores,
             accounts: self.accounts,
             balance: self.balance.0,
+            check_all: self.check_all,
         }
     }
 }

@@ -200,6 +200,7 @@ struct Config {
     data_dir: &'static str,
     cores: Cores,
     listen: Listen,
+    agreement: Agreement,
     peer: Vec<Peer>,
 }
 
@@ -207,6 +208,11 @@ struct Config {
 struct Cores {
     count: u16,
     pin: bool,
+}
+
+#[derive(Serialize)]
+struct Agreement {
+    check_all: bool,
 }
 
 #[derive(Serialize)]
@@ -237,6 +243,7 @@ fn config(record: &Record, keys: &[Address], index: usize) -> String {
             submission: address(ports.submission),
             rpc: address(ports.rpc),
         },
+        agreement: Agreement { check_all: record.sizes.check_all },
         peer: peers
             .map(|(key, ports)| Peer { key: key.to_string(), address: address(ports.peers) })
             .collect(),
@@ -251,7 +258,8 @@ mod tests {
     use super::*;
     use crate::devnet::{Devnet, Sizes};
 
-    const SIZES: Sizes = Sizes { validators: 4, tables: 8, lanes: 2, cores: 1, accounts: 5, balance: 7 };
+    const SIZES: Sizes =
+        Sizes { validators: 4, tables: 8, lanes: 2, cores: 1, accounts: 5, balance: 7, check_all: false };
 
     fn create(folder: &Path) -> Result<Devnet, DevnetError> {
         Devnet::create(Path::new("topio"), folder, SIZES)

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{DevnetError, Ports, ports};
 use crate::values::Amount;
 
-/// How large a devnet is.
+/// How large a devnet is, and how it checks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sizes {
@@ -21,6 +21,9 @@ pub struct Sizes {
     pub accounts: u64,
     /// Micro-TOP of each.
     pub balance: u64,
+    /// Whether each validator checks the signatures of every block, instead of its share.
+    #[serde(default)]
+    pub check_all: bool,
 }
 
 impl Sizes {

@@ -31,7 +31,15 @@ use crate::load::Load;
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_topio");
 /// Micro-TOP of each account.
 const BALANCE: u64 = 1_000_000_000;
-const SIZES: Sizes = Sizes { validators: 4, tables: 16, lanes: 1, cores: 1, accounts: 400, balance: BALANCE };
+const SIZES: Sizes = Sizes {
+    validators: 4,
+    tables: 16,
+    lanes: 1,
+    cores: 1,
+    accounts: 400,
+    balance: BALANCE,
+    check_all: false,
+};
 /// How long validators may take to catch up and agree on everything.
 const AGREED_WITHIN: Duration = Duration::from_secs(60);
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
