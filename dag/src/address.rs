@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use bech32::{Bech32m, Hrp};
 use rkyv::{Portable, bytecheck::CheckBytes};
 
-use crate::{TableId, hash::Domain};
+use crate::{Hash, TableId, hash::Domain};
 
 /// Human-readable part of the text form.
 pub const PREFIX: &str = "top";
@@ -22,17 +22,32 @@ impl Address {
         &self.0
     }
 
+    /// The bytes that are hashed to find the table: the address, and zeros up to a block of the hash function. So many
+    /// addresses can be hashed side by side.
+    pub fn to_hashed_bytes(&self) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        bytes[..32].copy_from_slice(&self.0);
+        bytes
+    }
+
     /// The table that holds this account: the first bits of its hash.
     ///
     /// # Panics
     /// Where `tables` is not a power of two: the genesis guarantees that it is.
     pub fn table(&self, tables: u16) -> TableId {
-        assert!(tables.is_power_of_two(), "the table count is a power of two");
-        let hash = Domain::ADDRESS.hash(&self.0);
-        let first = u16::from_be_bytes([hash.0[0], hash.0[1]]);
-        let bits = tables.trailing_zeros();
-        if bits == 0 { 0 } else { first >> (16 - bits) }
+        table_of(&Domain::ADDRESS.hash(&self.to_hashed_bytes()), tables)
     }
+}
+
+/// The table of an address with this hash (`Domain::ADDRESS` of [`Address::to_hashed_bytes`]): its first bits.
+///
+/// # Panics
+/// Where `tables` is not a power of two: the genesis guarantees that it is.
+pub fn table_of(hash: &Hash, tables: u16) -> TableId {
+    assert!(tables.is_power_of_two(), "the table count is a power of two");
+    let first = u16::from_be_bytes([hash.0[0], hash.0[1]]);
+    let bits = tables.trailing_zeros();
+    if bits == 0 { 0 } else { first >> (16 - bits) }
 }
 
 impl fmt::Display for Address {

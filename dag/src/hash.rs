@@ -94,6 +94,11 @@ impl Domain {
         Domain(key)
     }
 
+    /// The blake3 key: the name, padded with zeros.
+    pub fn key(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Hashes one byte string.
     pub fn hash(&self, bytes: &[u8]) -> Hash {
         Hash(*blake3::keyed_hash(&self.0, bytes).as_bytes())

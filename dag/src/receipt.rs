@@ -11,6 +11,9 @@ use crate::{
 
 /// Bytes of an encoded receipt.
 pub const RECEIPT_SIZE: usize = 92;
+/// Bytes of a receipt as hashed: its encoding, and zeros up to two blocks of the hash function. So many receipts can be
+/// hashed side by side.
+pub const HASHED_RECEIPT_SIZE: usize = 128;
 
 /// A credit that has left table `from` and is owed to an account of table `to`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,13 +37,7 @@ pub struct Receipt {
 impl Receipt {
     /// Appends the fixed layout.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.put_u16(self.from);
-        out.put_u16(self.to);
-        out.put_u64(self.number);
-        out.put_u64(self.height);
-        out.put(self.payee.as_bytes());
-        out.put_u64(self.amount);
-        out.put(&self.transaction.0);
+        out.put(&self.to_hashed_bytes()[..RECEIPT_SIZE]);
     }
 
     /// Reads one receipt.
@@ -62,11 +59,22 @@ impl Receipt {
         }
     }
 
+    /// The bytes that are hashed.
+    pub fn to_hashed_bytes(&self) -> [u8; HASHED_RECEIPT_SIZE] {
+        let mut bytes = [0; HASHED_RECEIPT_SIZE];
+        bytes[..2].copy_from_slice(&self.from.to_le_bytes());
+        bytes[2..4].copy_from_slice(&self.to.to_le_bytes());
+        bytes[4..12].copy_from_slice(&self.number.to_le_bytes());
+        bytes[12..20].copy_from_slice(&self.height.to_le_bytes());
+        bytes[20..52].copy_from_slice(self.payee.as_bytes());
+        bytes[52..60].copy_from_slice(&self.amount.to_le_bytes());
+        bytes[60..RECEIPT_SIZE].copy_from_slice(&self.transaction.0);
+        bytes
+    }
+
     /// The receipt's hash.
     pub fn hash(&self) -> Hash {
-        let mut bytes = Vec::with_capacity(RECEIPT_SIZE);
-        self.encode(&mut bytes);
-        Domain::RECEIPT.hash(&bytes)
+        Domain::RECEIPT.hash(&self.to_hashed_bytes())
     }
 }
 

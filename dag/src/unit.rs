@@ -5,8 +5,9 @@
 
 use crate::{Address, Hash, hash::Domain};
 
-/// Bytes of a unit as hashed: account (32), height (8), previous (32), cause (1 + 32), balance (8).
-pub const UNIT_SIZE: usize = 113;
+/// Bytes of a unit as hashed: account (32), height (8), previous (32), cause (1 + 32), balance (8), zeros up to two blocks
+/// of the hash function. So many units can be hashed side by side.
+pub const UNIT_SIZE: usize = 128;
 
 /// Why an account changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,7 +52,7 @@ impl Unit {
         bytes[40..72].copy_from_slice(&self.previous.0);
         bytes[72] = tag;
         bytes[73..105].copy_from_slice(&cause.0);
-        bytes[105..].copy_from_slice(&self.balance.to_le_bytes());
+        bytes[105..113].copy_from_slice(&self.balance.to_le_bytes());
         bytes
     }
 

@@ -1,6 +1,6 @@
 //! Votes, and the bundles that carry them.
 //!
-//! All votes that a validator casts in one turn of its loop on one lane leave in one bundle, under one signature over the
+//! All votes of a validator on one lane that became durable together leave in one bundle, under one signature over the
 //! Merkle root of the votes. The cost of voting falls with load instead of rising.
 //!
 //! ```text

@@ -201,6 +201,11 @@ impl Accounts {
         leaf
     }
 
+    /// Gives a leaf that was changed by [`leaf_mut`](Self::leaf_mut) just now the hash of its newest unit.
+    pub(crate) fn set_unit_head(&mut self, position: Position, head: Hash) {
+        self.leaves.get_mut(position as usize).unit_head = head;
+    }
+
     /// Hashes changed nodes of the tree and takes their number off `left`, until that is zero; `true` once
     /// [`root`](Self::root) is that of the present state. Between the first call and that one no account may change.
     pub fn hash_step(&mut self, left: &mut usize) -> bool {

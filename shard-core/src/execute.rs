@@ -11,8 +11,10 @@ use std::collections::VecDeque;
 
 use dag::{
     Address, Block, Epoch, Hash, Height, InboxRef, TableId, Transaction,
+    address::table_of,
     client::Code,
-    receipt::Receipt,
+    receipt::{HASHED_RECEIPT_SIZE, Receipt},
+    transaction::Payee,
     unit::Cause,
     wire::{Put, Reader, WireError},
 };
@@ -272,13 +274,19 @@ impl Table {
         let receipts = &delivery.receipts[job.applied..];
         let receipts = &receipts[..receipts.len().min(WINDOW).min(*left)];
         let positions: [_; WINDOW] = self.accounts.positions(receipts.iter().map(|receipt| &receipt.payee));
+        let mut records = [[0; HASHED_RECEIPT_SIZE]; WINDOW];
+        let mut hashes = [Hash::ZERO; WINDOW];
+        for (record, receipt) in records.iter_mut().zip(receipts) {
+            *record = receipt.to_hashed_bytes();
+        }
+        self.receipt_lanes.hash(&records[..receipts.len()], &mut hashes);
         let peer = self.meta.peer_mut(source);
-        for (receipt, position) in receipts.iter().zip(positions) {
+        for ((receipt, position), hash) in receipts.iter().zip(positions).zip(hashes) {
             assert_eq!(receipt.number, peer.applied + 1, "the inbox lets only the next receipt in");
             peer.applied = receipt.number;
             peer.applied_amount += u128::from(receipt.amount);
             let at = position.unwrap_or_else(|| self.accounts.position_or_create(&receipt.payee));
-            self.units.credit(&mut self.accounts, at, receipt.amount, Cause::Receipt(receipt.hash()));
+            self.units.credit(&mut self.accounts, at, receipt.amount, Cause::Receipt(hash));
         }
         job.applied += receipts.len();
         *left = left.saturating_sub(receipts.len().max(1));
@@ -302,16 +310,16 @@ impl Table {
             if count > 0 && scratch.payees.len() + transaction.payee_count() > WINDOW_PAYEES {
                 break;
             }
-            scratch.payees.extend(transaction.payees().map(|payee| {
-                let table = payee.to.table(self.config.tables);
-                Target { to: payee.to, amount: payee.amount, table, position: None }
-            }));
+            let target =
+                |payee: Payee| Target { to: payee.to, amount: payee.amount, table: 0, position: None };
+            scratch.payees.extend(transaction.payees().map(target));
             transactions[count] = Some(transaction);
             count += 1;
         }
         let senders: [_; WINDOW] =
             self.accounts.positions(transactions.iter().flatten().map(Transaction::sender));
         for targets in scratch.payees.chunks_mut(WINDOW) {
+            self.find_tables(targets);
             self.look_up(targets);
         }
         let mut targets = &scratch.payees[..];
@@ -331,6 +339,19 @@ impl Table {
             codes.push(code);
         }
         *left = left.saturating_sub(count + scratch.payees.len());
+    }
+
+    /// Finds the tables of payees.
+    fn find_tables(&self, targets: &mut [Target]) {
+        let mut records = [[0; 64]; WINDOW];
+        let mut hashes = [Hash::ZERO; WINDOW];
+        for (record, target) in records.iter_mut().zip(&*targets) {
+            *record = target.to.to_hashed_bytes();
+        }
+        self.address_lanes.hash(&records[..targets.len()], &mut hashes);
+        for (target, hash) in targets.iter_mut().zip(&hashes) {
+            target.table = table_of(hash, self.config.tables);
+        }
     }
 
     /// Finds the places of payees of this table.

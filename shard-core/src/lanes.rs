@@ -4,7 +4,7 @@
 //! this is public but outside of its promises, so nothing else here calls it.
 
 use blake3::{IncrementCounter, platform::Platform};
-use dag::Hash;
+use dag::{Hash, hash::Domain};
 
 /// Most records hashed in one call.
 pub const LANES: usize = 16;
@@ -23,20 +23,9 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// The lanes of an account leaf's domain.
-    pub fn account() -> Lanes {
-        Lanes::new(b"TOP/account/v1")
-    }
-
-    /// The lanes of an inner node's domain.
-    pub fn node() -> Lanes {
-        Lanes::new(b"TOP/node/v1")
-    }
-
-    fn new(name: &[u8]) -> Lanes {
-        let mut bytes = [0; 32];
-        bytes[..name.len()].copy_from_slice(name);
-        let (words, _) = bytes.as_chunks::<4>();
+    /// The lanes of a domain.
+    pub fn new(domain: &Domain) -> Lanes {
+        let (words, _) = domain.key().as_chunks::<4>();
         let mut key = [0; 8];
         for (word, bytes) in key.iter_mut().zip(words) {
             *word = u32::from_le_bytes(*bytes);
@@ -86,11 +75,11 @@ mod tests {
             let leaves: Vec<[u8; 128]> = bytes.iter().map(|byte| [*byte; 128]).collect();
             let nodes: Vec<[u8; 64]> = bytes.iter().map(|byte| [*byte; 64]).collect();
             let mut hashes = [Hash::ZERO; LANES];
-            Lanes::account().hash(&leaves, &mut hashes);
+            Lanes::new(&Domain::ACCOUNT).hash(&leaves, &mut hashes);
             for (leaf, hash) in leaves.iter().zip(&hashes) {
                 prop_assert_eq!(Domain::ACCOUNT.hash(leaf), *hash);
             }
-            Lanes::node().hash(&nodes, &mut hashes);
+            Lanes::new(&Domain::NODE).hash(&nodes, &mut hashes);
             for (node, hash) in nodes.iter().zip(&hashes) {
                 prop_assert_eq!(Domain::NODE.hash(node), *hash);
             }

@@ -14,6 +14,7 @@ use crate::{
     accounts::{Accounts, ProofError},
     execute::Job,
     inbox::Inbox,
+    lanes::Lanes,
     meta::Meta,
     outbox::{Outbox, in_flight_limit},
     snapshot,
@@ -52,6 +53,8 @@ pub struct Table {
     pub(crate) inbox: Inbox,
     pub(crate) checkpoint: CheckpointPreimage,
     pub(crate) units: Units,
+    pub(crate) receipt_lanes: Lanes,
+    pub(crate) address_lanes: Lanes,
     /// The block that is being executed.
     pub(crate) job: Option<Box<Job>>,
     /// Source that the next proposal looks at first, so that none waits for ever behind the others.
@@ -71,7 +74,7 @@ impl Table {
         time: u64,
         allocations: impl Iterator<Item = (Address, u64)>,
     ) -> Table {
-        let (mut accounts, mut units) = (Accounts::new(config.index_seed), Units::default());
+        let (mut accounts, mut units) = (Accounts::new(config.index_seed), Units::new());
         let mut total: u64 = 0;
         for (address, amount) in allocations {
             assert!(address.table(config.tables) == config.id && amount > 0, "allocation to {address}");
@@ -96,9 +99,19 @@ impl Table {
         outbox: Outbox,
         checkpoint: CheckpointPreimage,
     ) -> Table {
-        let inbox = Inbox::new(config.id, &meta);
-        let (units, job, first_source) = (Units::default(), None, 0);
-        Table { config, accounts, meta, outbox, inbox, checkpoint, units, job, first_source }
+        Table {
+            inbox: Inbox::new(config.id, &meta),
+            units: Units::new(),
+            receipt_lanes: Lanes::new(&Domain::RECEIPT),
+            address_lanes: Lanes::new(&Domain::ADDRESS),
+            job: None,
+            first_source: 0,
+            config,
+            accounts,
+            meta,
+            outbox,
+            checkpoint,
+        }
     }
 
     /// What it was started with.

@@ -5,7 +5,9 @@
 //! saves three quarters of the memory: what is stored comes to 16 bytes an account.
 
 use dag::{
-    Hash, merkle,
+    Hash,
+    hash::Domain,
+    merkle,
     state_tree::{AccountLeaf, HASHED_LEAF_SIZE, LEAF_SIZE},
 };
 
@@ -78,7 +80,13 @@ impl Tree {
     /// A tree without leaves.
     pub fn new() -> Tree {
         let levels = vec![Level::default()];
-        Tree { levels, leaves: 0, sweep: None, account: Lanes::account(), node: Lanes::node() }
+        Tree {
+            levels,
+            leaves: 0,
+            sweep: None,
+            account: Lanes::new(&Domain::ACCOUNT),
+            node: Lanes::new(&Domain::NODE),
+        }
     }
 
     /// Notes that a leaf is new or has changed.

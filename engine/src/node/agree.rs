@@ -110,7 +110,7 @@ impl Core {
             self.meters.count(Count::VotesDropped, 1);
             return;
         }
-        self.verifier.push_urgent(&key, digest, &signature, Subject::Bundle { from, bundle });
+        self.verifier.push_votes(&key, digest, &signature, Subject::Bundle { from, bundle });
     }
 
     /// The signature of a bundle is judged.
@@ -346,7 +346,7 @@ impl Core {
         let (id, lane) = (self.tables[slot].id, self.tables[slot].lane);
         match output {
             Output::Persist(record) => self.persist(slot, &record, now),
-            Output::Vote(vote) => self.votes[usize::from(lane)].push(vote),
+            Output::Vote(vote) => self.journal.hold(Held::Vote(lane, vote)),
             Output::Broadcast(message) => {
                 let frame = Frame::Agreement(id, message);
                 self.emit(&frame, |bytes| Held::ToPeers(lane, bytes));
@@ -416,7 +416,7 @@ impl Core {
             Held::ToPeer(peer, lane, bytes) => self.effects.push_back(Effect::ToPeer(peer, lane, bytes)),
             Held::ToPeers(lane, bytes) => self.effects.push_back(Effect::ToPeers(lane, bytes)),
             Held::Snapshot(job) => self.effects.push_back(Effect::Snapshot(job)),
-            Held::Votes(..) => unreachable!("votes are released by the journal only"),
+            Held::Vote(..) => unreachable!("votes are released by the journal only"),
         }
     }
 
@@ -451,37 +451,41 @@ impl Core {
         }
     }
 
-    /// Signs the votes of this turn, a bundle for each lane, and holds them until they are durable.
-    pub(super) fn seal_votes(&mut self) {
-        for lane in 0..self.shard.lanes {
-            let mut votes = std::mem::take(&mut self.votes[usize::from(lane)]);
-            for votes in votes.chunks(MAX_VOTES) {
-                let bundle =
-                    VoteBundle::sign(&self.key, &self.shard.committee, self.shard.me, lane, votes.to_vec());
-                self.meters.count(Count::Bundles, 1);
-                self.meters.count(Count::Votes, votes.len() as u64);
-                self.journal.hold(Held::Votes(lane, Rc::new(bundle)));
-            }
-            votes.clear();
-            self.votes[usize::from(lane)] = votes;
-        }
-    }
-
-    /// Lets go what has become durable. Returns whether replicas have something new to think about.
+    /// Lets go what has become durable. All votes that did are signed together, a bundle for each lane. Returns whether
+    /// replicas have something new to think about.
     pub(super) fn release(&mut self, now: u64) -> bool {
         let mut voted = false;
         while let Some(held) = self.journal.release() {
             match held {
-                Held::Votes(lane, bundle) => {
-                    let mut out = Vec::new();
-                    out.push(super::frame::VOTES);
-                    bundle.encode(&mut out);
-                    self.effects.push_back(Effect::ToPeers(lane, out.into()));
-                    self.count_votes(&bundle, now);
-                    voted = true;
+                Held::Vote(lane, vote) => self.votes[usize::from(lane)].push(vote),
+                other => {
+                    voted |= self.send_votes(now);
+                    self.emit_held(other);
                 }
-                other => self.emit_held(other),
             }
+        }
+        self.send_votes(now) || voted
+    }
+
+    /// Signs the votes that are durable, sends them and counts them here. Returns whether there were any.
+    fn send_votes(&mut self, now: u64) -> bool {
+        let mut voted = false;
+        for lane in 0..self.shard.lanes {
+            let mut votes = std::mem::take(&mut self.votes[usize::from(lane)]);
+            for votes in votes.chunks(MAX_VOTES) {
+                let (key, committee, me) = (&self.key, &self.shard.committee, self.shard.me);
+                let bundle = Rc::new(VoteBundle::sign(key, committee, me, lane, votes.to_vec()));
+                self.meters.count(Count::Bundles, 1);
+                self.meters.count(Count::Votes, votes.len() as u64);
+                let mut out = Vec::new();
+                out.push(super::frame::VOTES);
+                bundle.encode(&mut out);
+                self.effects.push_back(Effect::ToPeers(lane, out.into()));
+                self.count_votes(&bundle, now);
+                voted = true;
+            }
+            votes.clear();
+            self.votes[usize::from(lane)] = votes;
         }
         voted
     }

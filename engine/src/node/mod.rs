@@ -171,8 +171,8 @@ enum Held {
     ToPeers(LaneId, Bytes),
     /// A snapshot: it names a place in the log, which a crash must not take back.
     Snapshot(SnapshotJob),
-    /// Own votes: broadcast, and counted by the own replicas only now, since a vote that a crash would forget is none.
-    Votes(LaneId, Rc<VoteBundle>),
+    /// An own vote: broadcast, and counted by the own replica only now, since a vote that a crash would forget is none.
+    Vote(LaneId, Vote),
 }
 
 /// What a signature's verdict is about.
@@ -192,7 +192,7 @@ pub struct Core {
     tables: Vec<TableNode>,
     /// By table: its place in `tables`, where it is of this core.
     slots: Vec<Option<usize>>,
-    /// By lane: the votes of this turn.
+    /// By lane: votes that have become durable in this turn.
     votes: Vec<Vec<Vote>>,
     verifier: Verifier<Subject>,
     verdicts: Vec<(Subject, bool)>,
@@ -302,7 +302,6 @@ impl Core {
         if self.drain_agreement(now, wall) {
             self.take_promises(now);
         }
-        self.seal_votes();
         let released = self.release(now);
         self.clients.flush(|client, bytes| self.effects.push_back(Effect::ToClient(client, bytes)));
         let (count, since) = std::mem::take(&mut self.replies);

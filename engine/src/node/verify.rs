@@ -1,19 +1,24 @@
-//! The verification stage: every signature that the core has to judge goes through one batch verifier, a bounded
-//! slice a turn.
+//! The verification stage: every signature that the core has to judge goes through a batch verifier, a bounded slice a
+//! turn.
 //!
-//! Votes and proposals come before clients' transactions: many wait for each of them, and a flood of clients must not
-//! slow agreement.
+//! Votes have batches of their own, so none waits for the end of a large batch of transactions. Among transactions those
+//! of proposals come first: many wait for each of them, and a flood of clients must not slow agreement.
 
 use std::collections::VecDeque;
 
-use dag::{Hash, keys::Signature};
+use dag::{
+    Hash,
+    keys::{Signature, VerifyFn},
+};
 use shard_core::sigbatch::{Batch, Progress};
 use slab::Slab;
 
 use crate::topology::Signatures;
 
-/// Signatures in work at once; larger batches cost less each and hold votes up longer.
+/// Transactions' signatures in work at once; larger batches cost less each and take longer.
 pub const BATCH: usize = 1024;
+/// Votes' signatures in work at once.
+const VOTES: usize = 64;
 /// Most signatures of clients' transactions that wait; past it the core stops reading from clients.
 pub const MAX_WAITING: usize = 2 * 1024;
 /// Signatures that go first and may wait: the blocks in flight of all tables, and their votes, are fewer.
@@ -29,89 +34,130 @@ struct Waiting<S> {
     subject: S,
 }
 
-/// The batch verifier with its queues. `S` says what a verdict is about.
-pub struct Verifier<S> {
-    rule: Signatures,
+/// A batch, and what waits for the next one.
+struct Job<S> {
     batch: Batch,
     urgent: VecDeque<Waiting<S>>,
     queue: VecDeque<Waiting<S>>,
     subjects: Slab<S>,
+}
+
+/// The batch verifier with its queues. `S` says what a verdict is about.
+pub struct Verifier<S> {
+    rule: Signatures,
+    votes: Job<S>,
+    transactions: Job<S>,
     budget: usize,
+}
+
+impl<S> Job<S> {
+    fn new(capacity: usize, seed: [u8; 32], keys: usize) -> Self {
+        Job {
+            batch: Batch::new(capacity, seed, keys),
+            urgent: VecDeque::new(),
+            queue: VecDeque::with_capacity(MAX_WAITING.min(2 * capacity)),
+            subjects: Slab::with_capacity(2 * capacity),
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.urgent.len() + self.queue.len()
+    }
+
+    fn len(&self) -> usize {
+        self.waiting() + self.batch.len()
+    }
+
+    fn next(&mut self) -> Option<Waiting<S>> {
+        self.urgent.pop_front().or_else(|| self.queue.pop_front())
+    }
+
+    fn step(&mut self, budget: usize, verdicts: &mut Vec<(S, bool)>) {
+        if !self.batch.is_running() {
+            while self.batch.len() < self.batch.capacity() {
+                let Some(next) = self.next() else { break };
+                let token = self.subjects.insert(next.subject) as u64;
+                self.batch
+                    .push(&next.key, next.message.as_bytes(), &next.signature, token)
+                    .expect("the batch is not full");
+            }
+        }
+        if self.batch.step(budget) == Progress::Done {
+            for (token, valid) in self.batch.verdicts() {
+                let slot = usize::try_from(token).expect("tokens are slots");
+                verdicts.push((self.subjects.remove(slot), valid));
+            }
+        }
+    }
+
+    /// The same by a rule that knows no batches.
+    fn step_singly(&mut self, verify: VerifyFn, verdicts: &mut Vec<(S, bool)>) {
+        for _ in 0..BATCH {
+            let Some(next) = self.next() else { break };
+            let valid = verify(&next.key, next.message.as_bytes(), &next.signature);
+            verdicts.push((next.subject, valid));
+        }
+    }
 }
 
 impl<S> Verifier<S> {
     /// `seed` is drawn from the operating system, once for each core; `budget` is the slice in units of about a µs.
     pub fn new(rule: Signatures, seed: [u8; 32], budget: usize) -> Self {
+        // Two jobs never draw the same coefficients.
+        let mut other = seed;
+        other[0] ^= 1;
         Verifier {
             rule,
-            batch: Batch::new(BATCH, seed, CACHED_KEYS),
-            urgent: VecDeque::new(),
-            queue: VecDeque::with_capacity(MAX_WAITING),
-            subjects: Slab::with_capacity(2 * BATCH),
+            votes: Job::new(VOTES, other, dag::committee::MAX_VALIDATORS),
+            transactions: Job::new(BATCH, seed, CACHED_KEYS),
             budget,
         }
     }
 
     /// Adds a transaction's signature.
     pub fn push(&mut self, key: &[u8; 32], message: Hash, signature: &Signature, subject: S) {
-        self.queue.push_back(Waiting { key: *key, message, signature: *signature, subject });
+        self.transactions.queue.push_back(Waiting { key: *key, message, signature: *signature, subject });
     }
 
-    /// Adds a signature that goes first: of votes and of proposals, which clients must never hold up.
+    /// Adds the signature of a proposal's transaction, which clients must never hold up.
     pub fn push_urgent(&mut self, key: &[u8; 32], message: Hash, signature: &Signature, subject: S) {
-        self.urgent.push_back(Waiting { key: *key, message, signature: *signature, subject });
+        self.transactions.urgent.push_back(Waiting { key: *key, message, signature: *signature, subject });
+    }
+
+    /// Adds the signature of votes, which nothing must hold up.
+    pub fn push_votes(&mut self, key: &[u8; 32], message: Hash, signature: &Signature, subject: S) {
+        self.votes.queue.push_back(Waiting { key: *key, message, signature: *signature, subject });
     }
 
     /// Signatures that wait or are in work.
     pub fn len(&self) -> usize {
-        self.urgent.len() + self.queue.len() + self.batch.len()
+        self.votes.len() + self.transactions.len()
     }
 
     /// Signatures that go first and wait.
     pub fn urgent(&self) -> usize {
-        self.urgent.len()
+        self.votes.waiting() + self.transactions.urgent.len()
     }
 
     /// Whether clients' transactions have to wait outside.
     pub fn is_full(&self) -> bool {
-        self.queue.len() >= MAX_WAITING
+        self.transactions.queue.len() >= MAX_WAITING
     }
 
     /// Whether so much that goes first is waiting that only a faulty validator can have sent it.
     pub fn is_flooded(&self) -> bool {
-        self.urgent.len() >= MAX_URGENT
+        self.urgent() >= MAX_URGENT
     }
 
-    /// Does one slice of work and appends what is decided. Returns whether there is more to do.
+    /// Does one slice of work, of votes and of transactions each, and appends what is decided. Returns whether there is
+    /// more to do.
     pub fn step(&mut self, verdicts: &mut Vec<(S, bool)>) -> bool {
-        if self.rule != Signatures::Ed25519 {
-            return self.step_singly(verdicts);
-        }
-        if !self.batch.is_running() {
-            while self.batch.len() < BATCH {
-                let Some(next) = self.urgent.pop_front().or_else(|| self.queue.pop_front()) else { break };
-                let token = self.subjects.insert(next.subject) as u64;
-                self.batch
-                    .push(&next.key, next.message.as_bytes(), &next.signature, token)
-                    .expect("the batch has room for BATCH");
+        for job in [&mut self.votes, &mut self.transactions] {
+            if self.rule == Signatures::Ed25519 {
+                job.step(self.budget, verdicts);
+            } else {
+                job.step_singly(self.rule.verify(), verdicts);
             }
-        }
-        if self.batch.step(self.budget) == Progress::Done {
-            for (token, valid) in self.batch.verdicts() {
-                let slot = usize::try_from(token).expect("tokens are slots");
-                verdicts.push((self.subjects.remove(slot), valid));
-            }
-        }
-        self.len() > 0
-    }
-
-    /// The same by a rule that knows no batches.
-    fn step_singly(&mut self, verdicts: &mut Vec<(S, bool)>) -> bool {
-        let verify = self.rule.verify();
-        for _ in 0..BATCH {
-            let Some(next) = self.urgent.pop_front().or_else(|| self.queue.pop_front()) else { break };
-            let valid = verify(&next.key, next.message.as_bytes(), &next.signature);
-            verdicts.push((next.subject, valid));
         }
         self.len() > 0
     }
