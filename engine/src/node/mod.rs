@@ -92,7 +92,7 @@ impl Default for Settings {
             history_bytes: 8 << 20,
             snapshot_interval: 16 << 20,
             retained_segments: 4,
-            verify_slice: 1_800,
+            verify_slice: 40,
             execute_slice: 256,
             pipeline: 2,
             batch_target: 256,

@@ -23,7 +23,7 @@ const VOTES: usize = 64;
 pub const MAX_WAITING: usize = 2 * 1024;
 /// Signatures that go first and may wait: the blocks in flight of all tables, and their votes, are fewer.
 pub const MAX_URGENT: usize = 128 * 1024;
-/// Public keys kept decompressed, per core (about 200 bytes each).
+/// Public keys kept decompressed, per core (about 290 bytes each).
 const CACHED_KEYS: usize = 128 * 1024;
 
 /// A signature and what hangs on it.

@@ -63,15 +63,15 @@ pub(super) struct Coefficients {
 }
 
 impl Coefficients {
-    /// The next coefficient, uniform below 2¹²⁸.
-    pub(super) fn draw(&mut self) -> Scalar {
+    /// The next coefficient, uniform from −2¹²⁷ to 2¹²⁷ − 1.
+    pub(super) fn draw(&mut self) -> i128 {
         if self.used == BLOCK {
             self.output.fill(&mut self.block);
             self.used = 0;
         }
         let bytes = self.block[self.used..].first_chunk().expect("BLOCK is a multiple of 16");
         self.used += 16;
-        Scalar::from(u128::from_le_bytes(*bytes))
+        i128::from_le_bytes(*bytes)
     }
 }
 
@@ -79,7 +79,7 @@ impl Coefficients {
 mod tests {
     use super::*;
 
-    fn first_two(transcript: &mut Transcript, items: &[([u8; 64], u64)]) -> [Scalar; 2] {
+    fn first_two(transcript: &mut Transcript, items: &[([u8; 64], u64)]) -> [i128; 2] {
         transcript.begin();
         for (challenge, s) in items {
             transcript.absorb(challenge, &Scalar::from(*s));
@@ -116,8 +116,9 @@ mod tests {
         let mut transcript = Transcript::new(&[0; 32]);
         transcript.begin();
         let mut coefficients = transcript.coefficients();
-        let mut drawn: Vec<[u8; 32]> = (0..100).map(|_| coefficients.draw().to_bytes()).collect();
-        assert!(drawn.iter().all(|bytes| bytes[16..] == [0; 16] && bytes[..16] != [0; 16]));
+        let mut drawn: Vec<i128> = (0..100).map(|_| coefficients.draw()).collect();
+        assert!(drawn.iter().any(|z| *z < 0) && drawn.iter().any(|z| *z > 0));
+        assert!(drawn.iter().all(|z| z.unsigned_abs() > 1 << 100));
         drawn.sort_unstable();
         drawn.dedup();
         assert_eq!(drawn.len(), 100);

@@ -1,24 +1,28 @@
-//! The batch equation: its terms, what a part of it costs, and its sum.
+//! The batch equation: its terms, and the sum of a range of them, in pieces.
 
 use std::ops::Range;
 
-use curve25519_dalek::constants::ED25519_BASEPOINT_POINT;
-use curve25519_dalek::traits::VartimeMultiscalarMul;
-use curve25519_dalek::{EdwardsPoint, Scalar};
+use ahash::RandomState;
+use curve25519_dalek::Scalar;
+use curve25519_dalek::constants::ED25519_BASEPOINT_COMPRESSED;
+use hashbrown::HashTable;
 
 use super::coefficients::Coefficients;
+use super::decompress::{decompress, shift_128};
+use super::field::Backend;
+use super::key_cache::{self, Cached};
+use super::msm::Msm;
+use super::point::{Extended, Niels};
 
-/// Points from which curve25519-dalek uses Pippenger's algorithm instead of Straus's.
-const LARGE: usize = 190;
 /// One signature in the equation.
 pub(super) struct Term {
     /// The signature's place in its group.
     pub(super) item: usize,
-    /// Whose key it is, by the number that [`Equation::add_signer`] gave.
+    /// Whose key it is, by [`Equation::signer`].
     pub(super) signer: usize,
-    r: EdwardsPoint,
-    /// `z`; 0 until the term is weighed.
-    z: Scalar,
+    r: Niels,
+    /// None until the term is weighed.
+    z: Option<i128>,
     /// `k`, then `zk`.
     k: Scalar,
     /// `s`, then `zs`.
@@ -27,29 +31,66 @@ pub(super) struct Term {
 
 /// A public key that signed something in this group.
 pub(super) struct Signer {
-    /// The decompressed key.
-    pub(super) point: EdwardsPoint,
+    pub(super) key: [u8; 32],
+    /// The key's points; none if it is not the encoding of a point.
+    pub(super) points: Option<Cached>,
     /// Whether the key cache holds it.
     pub(super) cached: bool,
+    /// Whether it should get its 2¹²⁸-fold.
+    pub(super) often: bool,
+    /// `Σ zk` over the range in work.
+    sum: Scalar,
+    /// Whether the range in work has a term of it.
+    in_range: bool,
 }
 
-/// The terms of one group, in the order of their signers, so that the terms of one signer are neighbours.
+/// What is left to do for the sum of a range.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// Terms from here on are to be loaded.
+    Terms(usize),
+    /// Signers of the range, by place among them, from here on are to be loaded.
+    Signers(usize),
+    Sum,
+}
+
+/// The terms of one group, and a sum over some of them.
 pub(super) struct Equation {
     pub(super) terms: Vec<Term>,
     pub(super) signers: Vec<Signer>,
-    scalars: Vec<Scalar>,
-    points: Vec<EdwardsPoint>,
+    by_key: HashTable<usize>,
+    hasher: RandomState,
+    range: Range<usize>,
+    stage: Stage,
+    /// The signers of the terms loaded so far.
+    loaded: Vec<usize>,
+    /// `−Σ zs` over the terms loaded so far.
+    base: Scalar,
+    basepoint: [Niels; 2],
+    msm: Msm,
 }
+
+/// Terms, or signers, that one piece of work loads.
+const LOADED_PER_PIECE: usize = 64;
+/// Tenths of a work unit to load one; measured.
+const LOAD_COST: usize = 3;
 
 impl Equation {
     /// An empty equation with room for `capacity` signatures.
-    pub(super) fn new(capacity: usize) -> Self {
-        let points = 2 * capacity + 1;
+    pub(super) fn new(backend: Backend, capacity: usize, seed: &[u8; 32]) -> Self {
+        let basepoint = decompress(backend, &[ED25519_BASEPOINT_COMPRESSED.to_bytes()])[0];
+        let basepoint = basepoint.expect("the base point is a point");
         Self {
             terms: Vec::with_capacity(capacity),
             signers: Vec::with_capacity(capacity),
-            scalars: Vec::with_capacity(points),
-            points: Vec::with_capacity(points),
+            by_key: HashTable::with_capacity(capacity),
+            hasher: key_cache::hasher(seed),
+            range: 0..0,
+            stage: Stage::Sum,
+            loaded: Vec::with_capacity(capacity),
+            base: Scalar::ZERO,
+            basepoint: [basepoint, shift_128(backend, &[basepoint])[0]],
+            msm: Msm::new(backend, 3 * capacity + 2, capacity),
         }
     }
 
@@ -57,122 +98,156 @@ impl Equation {
     pub(super) fn clear(&mut self) {
         self.terms.clear();
         self.signers.clear();
+        self.loaded.clear();
+        self.by_key.clear();
     }
 
-    /// Adds a public key and returns its number.
-    pub(super) fn add_signer(&mut self, point: EdwardsPoint, cached: bool) -> usize {
-        self.signers.push(Signer { point, cached });
-        self.signers.len() - 1
+    /// The number of the signer with `key`, if it was added.
+    pub(super) fn signer(&self, key: &[u8; 32]) -> Option<usize> {
+        self.by_key.find(self.hasher.hash_one(key), |&number| self.signers[number].key == *key).copied()
     }
 
-    /// Adds the signature `(r, s)` of challenge `k`; `signer` is not below that of the term before.
-    pub(super) fn add_term(&mut self, item: usize, signer: usize, r: EdwardsPoint, k: Scalar, s: Scalar) {
-        assert!(signer < self.signers.len());
-        assert!(
-            self.terms.last().is_none_or(|before| before.signer <= signer),
-            "the terms of a signer are together"
-        );
-        self.terms.push(Term { item, signer, r, z: Scalar::ZERO, k, s });
+    /// Adds a signer that has no number yet and whose key the cache holds; `often` if it uses it often.
+    pub(super) fn add_signer(&mut self, key: &[u8; 32], points: Cached, often: bool) {
+        self.number(Signer {
+            key: *key,
+            points: Some(points),
+            cached: true,
+            often,
+            sum: Scalar::ZERO,
+            in_range: false,
+        });
     }
 
-    /// Gives each term of `range` its coefficient. Once per term: halving a range must not draw anew, or the
-    /// halves' sums would not add up to the whole's.
-    pub(super) fn weigh(&mut self, range: Range<usize>, coefficients: &mut Coefficients) {
-        for term in &mut self.terms[range] {
-            term.z = coefficients.draw();
-            term.k *= term.z;
-            term.s *= term.z;
+    /// Adds a signer that has no number yet and whose key the cache does not hold; no point if it is no encoding of one.
+    pub(super) fn add_new_signer(&mut self, key: &[u8; 32], point: Option<Niels>) {
+        let points = point.map(|point| Cached { point, shifted: None });
+        self.number(Signer {
+            key: *key,
+            points,
+            cached: false,
+            often: false,
+            sum: Scalar::ZERO,
+            in_range: false,
+        });
+    }
+
+    fn number(&mut self, signer: Signer) {
+        let number = self.signers.len();
+        let hash = self.hasher.hash_one(signer.key);
+        self.signers.push(signer);
+        let (hasher, signers) = (&self.hasher, &self.signers);
+        self.by_key.insert_unique(hash, number, |&number| hasher.hash_one(signers[number].key));
+    }
+
+    /// Adds the signature `(r, s)` of challenge `k`.
+    pub(super) fn add_term(&mut self, item: usize, signer: usize, r: Niels, k: Scalar, s: Scalar) {
+        assert!(self.signers[signer].points.is_some());
+        self.terms.push(Term { item, signer, r, z: None, k, s });
+    }
+
+    /// Begins the sum `Σ [z]R + Σ [zk]A − [Σ zs]B` over the terms of `range`.
+    pub(super) fn begin(&mut self, range: Range<usize>) {
+        self.stage = Stage::Terms(range.start);
+        self.range = range;
+        self.base = Scalar::ZERO;
+        for signer in self.loaded.drain(..) {
+            self.signers[signer].in_range = false;
         }
+        self.msm.clear();
     }
 
-    /// `Σ [z]R + Σ [zk]A − [Σ zs]B` over the weighed terms of `range`.
-    pub(super) fn sum(&mut self, range: Range<usize>) -> EdwardsPoint {
-        self.scalars.clear();
-        self.points.clear();
-        let mut base = Scalar::ZERO;
-        let mut signer_at = None;
-        for term in &self.terms[range] {
-            base -= term.s;
-            self.scalars.push(term.z);
-            self.points.push(term.r);
-            match signer_at {
-                Some((signer, at)) if signer == term.signer => self.scalars[at] += term.k,
-                _ => {
-                    signer_at = Some((term.signer, self.scalars.len()));
-                    self.scalars.push(term.k);
-                    self.points.push(self.signers[term.signer].point);
+    /// The range whose sum was begun last.
+    pub(super) fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// Does one piece of the sum. Returns whether there is more to do. Terms that had no coefficient yet get one, once: halving a range must not
+    /// draw anew, or the halves' sums would not add up to the whole's.
+    pub(super) fn step(&mut self, coefficients: &mut Coefficients) -> bool {
+        match self.stage {
+            Stage::Terms(next) => {
+                let end = self.range.end.min(next + LOADED_PER_PIECE);
+                for at in next..end {
+                    self.load_term(at, coefficients);
                 }
+                self.stage = if end < self.range.end { Stage::Terms(end) } else { Stage::Signers(0) };
+                true
             }
+            Stage::Signers(next) => {
+                let end = self.loaded.len().min(next + LOADED_PER_PIECE);
+                for at in next..end {
+                    self.load_signer(self.loaded[at]);
+                }
+                if end < self.loaded.len() {
+                    self.stage = Stage::Signers(end);
+                } else {
+                    let (low, high) = halves(&self.base);
+                    self.msm.push_low(&self.basepoint[0], low);
+                    self.msm.push_low(&self.basepoint[1], high);
+                    self.msm.start();
+                    self.stage = Stage::Sum;
+                }
+                true
+            }
+            Stage::Sum => self.msm.step(),
         }
-        self.scalars.push(base);
-        self.points.push(ED25519_BASEPOINT_POINT);
-        EdwardsPoint::vartime_multiscalar_mul(&self.scalars, &self.points)
     }
 
-    /// Work units of [`sum`](Self::sum), fitted to measurements (see the module's table).
-    pub(super) fn cost(&self, range: Range<usize>) -> usize {
-        let (signatures, signers) = (range.len(), self.signers_in(&range));
-        if signatures + signers < LARGE {
-            20 + (35 * signatures + 58 * signers) / 10
+    /// The most that the next piece costs, in tenths of a work unit.
+    pub(super) fn next_cost(&self) -> usize {
+        match self.stage {
+            Stage::Terms(_) | Stage::Signers(_) => LOADED_PER_PIECE * LOAD_COST,
+            Stage::Sum => self.msm.next_cost(),
+        }
+    }
+
+    /// The sum, once [`step`](Self::step) has said that there is no more to do.
+    pub(super) fn total(&self) -> Extended {
+        self.msm.total()
+    }
+
+    fn load_term(&mut self, at: usize, coefficients: &mut Coefficients) {
+        let term = &mut self.terms[at];
+        let z = *term.z.get_or_insert_with(|| {
+            let z = coefficients.draw();
+            term.k *= scalar(z);
+            term.s *= scalar(z);
+            z
+        });
+        self.base -= term.s;
+        self.msm.push_low(&term.r, z);
+        let signer = &mut self.signers[term.signer];
+        if signer.in_range {
+            signer.sum += term.k;
         } else {
-            400 + (22 * signatures + 36 * signers) / 10
+            signer.in_range = true;
+            signer.sum = term.k;
+            self.loaded.push(term.signer);
         }
     }
 
-    /// The end of the next equation, which begins at `start`: the longest of at most `limit` signatures that fits
-    /// `budget` work units, but one signature in any case. Longer is cheaper for each signature.
-    pub(super) fn plan(&self, start: usize, budget: usize, limit: usize) -> usize {
-        let last = self.terms.len().min(start + limit);
-        let fits = |&end: &usize| self.cost(start..end) <= budget;
-        (start + 2..=last).take_while(fits).last().unwrap_or(start + 1)
-    }
-
-    /// Signers of a range that is not empty. Numbers are in order; one whose signatures were all rejected early
-    /// leaves a gap and is counted: an estimate of cost may be off by it.
-    fn signers_in(&self, range: &Range<usize>) -> usize {
-        self.terms[range.end - 1].signer - self.terms[range.start].signer + 1
+    fn load_signer(&mut self, number: usize) {
+        let signer = &self.signers[number];
+        let points = signer.points.expect("a signer with terms has a point");
+        let (low, high) = halves(&signer.sum);
+        self.msm.push_low(&points.point, low);
+        match points.shifted {
+            Some(shifted) => self.msm.push_low(&shifted, high),
+            None => self.msm.push_high(&points.point, high),
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use curve25519_dalek::traits::Identity;
+fn scalar(z: i128) -> Scalar {
+    let size = Scalar::from(z.unsigned_abs());
+    if z < 0 { -size } else { size }
+}
 
-    /// An equation of `signatures` terms, `each` of them by one signer.
-    fn equation(signatures: usize, each: usize) -> Equation {
-        let mut equation = Equation::new(signatures);
-        for item in 0..signatures {
-            if item % each == 0 {
-                equation.add_signer(EdwardsPoint::identity(), true);
-            }
-            equation.add_term(item, item / each, EdwardsPoint::identity(), Scalar::ONE, Scalar::ONE);
-        }
-        equation
-    }
-
-    #[test]
-    fn a_plan_keeps_to_its_budget_and_limit() {
-        for each in [1, 3, 1000] {
-            let equation = equation(1000, each);
-            for budget in [0, 20, 30, 50, 160, 500, 900, 1000, 1800, 10_000] {
-                for limit in [1, 2, 16, 300, 5000] {
-                    let end = equation.plan(0, budget, limit);
-                    assert!((1..=1000).contains(&end) && end <= limit, "at least one, at most the limit");
-                    assert!(end == 1 || equation.cost(0..end) <= budget);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_plan_is_as_long_as_its_budget_allows() {
-        for (signatures, each) in [(1000, 1), (200, 1), (1000, 31), (300, 1000)] {
-            let equation = equation(signatures, each);
-            for budget in (50..6000).step_by(50) {
-                let end = equation.plan(0, budget, usize::MAX / 2);
-                assert!(end == signatures || equation.cost(0..end + 1) > budget);
-            }
-        }
-    }
+/// `low` and `high` with `scalar = low + 2¹²⁸ · high`.
+fn halves(scalar: &Scalar) -> (i128, i128) {
+    let bytes = scalar.as_bytes();
+    let low = i128::from_le_bytes(*bytes.first_chunk().expect("32 bytes hold 16"));
+    let high = i128::from_le_bytes(*bytes.last_chunk().expect("32 bytes hold 16"));
+    (low, high + i128::from(low < 0))
 }

@@ -3,6 +3,7 @@
 mod bookkeeping;
 mod differential;
 mod forgeries;
+mod points;
 mod vectors;
 
 use curve25519_dalek::constants::EIGHT_TORSION;
@@ -41,7 +42,7 @@ impl Source {
         Self(blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof())
     }
 
-    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+    pub(super) fn bytes<const N: usize>(&mut self) -> [u8; N] {
         let mut bytes = [0; N];
         self.0.fill(&mut bytes);
         bytes
