@@ -6,7 +6,7 @@
 //! ```text
 //! client → node
 //!   1 submit    first tag (8), then records: each its length (2) and its bytes (see `transaction`).
-//!               Record i of the frame has tag first + i, modulo 2⁶⁴.
+//!               Record i of the frame has tag first + i, modulo 2⁶⁴. A record below 21 bytes makes the frame malformed.
 //!   2 account   tag (8), address (32)
 //!
 //! node → client
@@ -29,6 +29,8 @@ use crate::{
 pub const MAX_FRAME: usize = 256 * 1024;
 /// Bytes of one reply.
 pub const REPLY_SIZE: usize = 23;
+/// Least bytes of a record: with its length it is not shorter than its reply, so that nobody gets more bytes than he sends.
+pub const MIN_RECORD: usize = REPLY_SIZE - 2;
 
 /// Kind of a frame that submits transactions; the node answers with the same kind.
 pub const SUBMIT: u8 = 1;
@@ -213,8 +215,11 @@ impl<'a> Records<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Records<'a>, WireError> {
         let mut reader = Reader::new(bytes);
         loop {
-            let length = reader.u16()?;
-            reader.take(usize::from(length))?;
+            let length = usize::from(reader.u16()?);
+            if length < MIN_RECORD {
+                return Err(WireError::Field("record length"));
+            }
+            reader.take(length)?;
             if reader.remaining() == 0 {
                 return Ok(Records(bytes));
             }
@@ -391,12 +396,22 @@ mod tests {
     #[test]
     fn requests_round_trip() {
         let mut out = Vec::new();
-        encode_submit(7, [&b"ab"[..], b"c"].into_iter(), &mut out);
+        let (short, long) = ([7; MIN_RECORD], [8; 300]);
+        encode_submit(7, [&short[..], &long].into_iter(), &mut out);
         let Ok(Request::Submit { first_tag: 7, records }) = Request::parse(body(&out)) else { panic!() };
-        assert_eq!(records.collect::<Vec<_>>(), [&b"ab"[..], b"c"]);
+        assert_eq!(records.collect::<Vec<_>>(), [&short[..], &long]);
         out.clear();
         encode_account(8, &Address([1; 32]), &mut out);
         assert_eq!(Request::parse(body(&out)), Ok(Request::Account { tag: 8, address: Address([1; 32]) }));
+    }
+
+    #[test]
+    fn no_record_is_shorter_than_its_reply() {
+        for length in 0..MIN_RECORD {
+            let mut out = Vec::new();
+            encode_submit(7, [&[1; 200][..], &vec![0; length]].into_iter(), &mut out);
+            assert_eq!(Request::parse(body(&out)), Err(WireError::Field("record length")));
+        }
     }
 
     #[test]

@@ -295,6 +295,9 @@ pub struct VoteProof {
 }
 
 impl VoteProof {
+    /// Most bytes of an encoded proof: that of a vote in the largest bundle.
+    pub const MAX_SIZE: usize = 74 + 32 * MAX_VOTES.ilog2() as usize;
+
     /// Appends the layout: replica (2), flags (1), path length (1), lane (2), count (2), index (2), signature (64), path.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u16(self.replica);

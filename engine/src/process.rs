@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use dag::{LaneId, ReplicaId};
+use dag::{Height, LaneId, ReplicaId, TableId};
 use netio::{
     Features, Reactor, ReactorConfig, Waker,
     channel::{ChannelConfig, ChannelLimits, Identity},
@@ -27,22 +27,30 @@ use netio::{
 use crate::{
     config::{DataDir, DataDirError, Setup, Waiting},
     core_loop::{
-        CallQueue, Clock, CoreLoop, CoreRings, Links, ListenError, LogFile, LoopError, LoopParts,
+        CallQueue, Clock, CoreLoop, CoreRings, IndexFeed, Links, ListenError, LogFile, LoopError, LoopParts,
         LoopSettings, SideWork, make_rings,
     },
+    index::{self, Index, IndexConfig, IndexError},
     log::{LogConfig, Writer, segment},
-    node::{Core, Settings, frame::MAX_FRAME},
+    node::{Core, Settings, frame::max_frame},
     recovery::{Agreement, RecoveryError, Sources, recover},
-    rpc::{self, ChainInfo, CoreCalls, Gateway, RpcOptions, Server, ServerError},
+    rpc::{self, BlockInfo, ChainInfo, CoreCalls, Gateway, RpcOptions, Server, ServerError},
     side::{self, Side, SideClient, SideConfig, SideError, disk::StdDisk},
     snapshot,
-    topology::{Placement, Shard, Signatures},
+    topology::{Placement, Shard},
 };
 
 /// How often the main thread looks whether it is time to stop.
 const LOOK: Duration = Duration::from_millis(100);
 /// How fast old log segments are read again to find damage, bytes a second for each core.
 const SCRUB_RATE: u32 = 4 << 20;
+
+/// How long a start waits, in all, for the block index to take the log's blocks, and in which steps.
+const CATCH_UP: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A connection whose other side has not acknowledged bytes for so long is closed: its machine is gone, or reads nothing.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
 /// A request to stop, shared by all threads of a process and by whoever catches its signals.
 #[derive(Clone, Debug, Default)]
@@ -74,7 +82,7 @@ pub enum NodeError {
     #[error(transparent)]
     DataDir(#[from] DataDirError),
     /// The state on disk.
-    #[error("can't recover: {0}")]
+    #[error("can't recover: {0}; `topio log check --config …` says what can be done")]
     Recovery(#[from] RecoveryError),
     /// A port.
     #[error(transparent)]
@@ -85,6 +93,9 @@ pub enum NodeError {
     /// A core's loop.
     #[error(transparent)]
     Loop(#[from] LoopError),
+    /// The block index.
+    #[error(transparent)]
+    Index(#[from] IndexError),
     /// The side executor.
     #[error(transparent)]
     Side(#[from] SideError),
@@ -125,6 +136,7 @@ struct Connections {
     rings: CoreRings,
     side: SideClient,
     calls: CoreCalls,
+    index: Option<index::Feed>,
 }
 
 /// Runs a validator until `stop` is requested or it can't go on.
@@ -133,6 +145,7 @@ pub fn run(setup: Setup, stop: Stop) -> Result<(), NodeError> {
     snapshot::remove_leftovers(&StdDisk, directory.path()).map_err(NodeError::Disk)?;
     let peers = resolve_peers(&setup)?;
     let setup = Arc::new(setup);
+    let (index, feeds) = open_index(&setup, &directory)?;
     let clock = Clock::start();
     let (to_main, from_cores) = channel();
     let mut to_cores = Vec::new();
@@ -145,6 +158,8 @@ pub fn run(setup: Setup, stop: Stop) -> Result<(), NodeError> {
             setup: setup.clone(),
             peers: peers.clone(),
             clock,
+            index: index.as_ref().map(|index| index.reader().clone()),
+            silent: directory.is_silent(),
             stop: stop.clone(),
             to_main: to_main.clone(),
             from_main,
@@ -153,7 +168,8 @@ pub fn run(setup: Setup, stop: Stop) -> Result<(), NodeError> {
         threads.push(spawned.map_err(NodeError::Disk)?);
     }
     drop(to_main);
-    let result = supervise(&setup, &directory, &to_cores, &from_cores, &stop);
+    let reader = index.as_ref().map(|index| index.reader().clone());
+    let result = supervise(&setup, &directory, (reader, feeds), &to_cores, &from_cores, &stop);
     // Whatever ended one core ends all: a validator is whole or stopped.
     stop.request();
     drop(to_cores);
@@ -162,6 +178,10 @@ pub fn run(setup: Setup, stop: Stop) -> Result<(), NodeError> {
         if thread.join().is_err() {
             panicked.get_or_insert(core);
         }
+    }
+    // The cores' ends of its rings are gone, so it writes what is left and ends.
+    if let Some(index) = index {
+        index.join();
     }
     match panicked {
         Some(core) => Err(NodeError::Panicked(core)),
@@ -173,6 +193,7 @@ pub fn run(setup: Setup, stop: Stop) -> Result<(), NodeError> {
 fn supervise(
     setup: &Setup,
     directory: &DataDir,
+    (index, feeds): (Option<index::Reader>, Vec<Option<index::Feed>>),
     to_cores: &[Sender<Connections>],
     from_cores: &Receiver<FromCore>,
     stop: &Stop,
@@ -205,11 +226,11 @@ fn supervise(
     }
     let (links, calls): (Vec<_>, Vec<_>) =
         wakers.iter().map(|waker| rpc::link(rpc::RING_CAPACITY, wake(waker))).unzip();
-    let ends = make_rings(setup.cores).into_iter().zip(side_clients).zip(calls).zip(to_cores);
-    for (((mut rings, side), calls), to_core) in ends {
+    let ends = make_rings(setup.cores).into_iter().zip(side_clients).zip(calls).zip(feeds).zip(to_cores);
+    for ((((mut rings, side), calls), index), to_core) in ends {
         rings.set_wakers(wakers.clone());
         // A core that has ended meanwhile says why below.
-        let _ = to_core.send(Connections { rings, side, calls });
+        let _ = to_core.send(Connections { rings, side, calls, index });
     }
     for _ in 0..count {
         match from_cores.recv() {
@@ -225,8 +246,11 @@ fn supervise(
     let options = RpcOptions::from(&setup.config);
     let chain = ChainInfo::new(&setup.genesis, setup.replica);
     let gateway = Gateway::new(links, core_of_table);
-    let server = Server::start(setup.config.listen.rpc, options, chain, gateway)?;
+    let server = Server::start(setup.config.listen.rpc, options, chain, gateway, index)?;
     let listen = &setup.config.listen;
+    if directory.is_silent() {
+        eprintln!("this validator's log was cut: it follows the network and never votes");
+    }
     eprintln!(
         "ready: validator {} of «{}», {} cores, peers {}, submission {}, rpc {}",
         setup.replica,
@@ -247,6 +271,20 @@ fn supervise(
     Ok(())
 }
 
+/// The block index, where the operator wants one, and each core's way to it.
+fn open_index(
+    setup: &Setup,
+    directory: &DataDir,
+) -> Result<(Option<Index>, Vec<Option<index::Feed>>), IndexError> {
+    if !setup.config.index.enabled {
+        return Ok((None, (0..setup.cores).map(|_| None).collect()));
+    }
+    let path = directory.path().join(index::FILE);
+    let config = IndexConfig { path, retain_bytes: setup.config.index.retain_bytes };
+    let (index, feeds) = Index::start(config, setup.cores)?;
+    Ok((Some(index), feeds.into_iter().map(Some).collect()))
+}
+
 fn resolve_peers(setup: &Setup) -> Result<Vec<Vec<Option<SocketAddr>>>, NodeError> {
     let lanes = setup.genesis.lanes();
     let resolve = |(peer, address): (usize, &Option<crate::config::HostPort>)| {
@@ -263,8 +301,34 @@ fn resolve_peers(setup: &Setup) -> Result<Vec<Vec<Option<SocketAddr>>>, NodeErro
     setup.peers.iter().enumerate().map(resolve).collect()
 }
 
+/// What a core of a node is recovered from.
+pub(crate) fn sources<'a>(
+    setup: &'a Setup,
+    silent: bool,
+    indexed: &'a dyn Fn(TableId) -> Height,
+) -> Sources<'a, StdDisk> {
+    let timeouts = &setup.config.timeouts;
+    Sources {
+        disk: StdDisk,
+        directory: &setup.config.data_dir,
+        genesis: &setup.genesis,
+        log: log_config(setup),
+        log_from: 0,
+        silent,
+        agreement: Agreement {
+            view_timeout: nanos(timeouts.view),
+            view_timeout_max: nanos(timeouts.view_max),
+            check_all: setup.config.agreement.check_all,
+            check_after: nanos(setup.config.agreement.check_after),
+        },
+        index_seed: u64::from_le_bytes(random()),
+        log_salt: random(),
+        indexed,
+    }
+}
+
 fn log_config(setup: &Setup) -> LogConfig {
-    let segment_bytes = u32::try_from(setup.config.log.segment_bytes).unwrap_or(1 << 31);
+    let segment_bytes = u32::try_from(setup.config.log.segment_bytes).expect("at most 2 GiB");
     let default = LogConfig::default();
     LogConfig { segment_bytes, group_bytes: default.group_bytes.min(segment_bytes / 4) }
 }
@@ -275,6 +339,9 @@ struct CoreThread {
     setup: Arc<Setup>,
     peers: Vec<Vec<Option<SocketAddr>>>,
     clock: Clock,
+    index: Option<index::Reader>,
+    /// Whether the validator never votes.
+    silent: bool,
     stop: Stop,
     to_main: Sender<FromCore>,
     from_main: Receiver<Connections>,
@@ -292,6 +359,7 @@ impl CoreThread {
         let config = ReactorConfig {
             max_connections: self.setup.config.limits.submission_connections as usize + 1024,
             send_queue_bytes: 64 << 20,
+            user_timeout: UNACKNOWLEDGED,
             features_mask: Features::all() - self.setup.config.io.disable_features,
             ..ReactorConfig::default()
         };
@@ -313,34 +381,20 @@ impl CoreThread {
         }
     }
 
-    fn build(&self, mut reactor: Reactor, connections: Connections) -> Result<CoreLoop, NodeError> {
+    fn build(&self, mut reactor: Reactor, mut connections: Connections) -> Result<CoreLoop, NodeError> {
         let setup = &*self.setup;
-        let shard = Shard {
-            genesis: setup.genesis.hash(),
-            committee: Rc::new(setup.genesis.committee().clone()),
-            me: setup.replica,
-            tables: setup.genesis.tables(),
-            lanes: setup.genesis.lanes(),
-            signatures: Signatures::Ed25519,
-        };
+        let shard = Shard::of(setup);
         let placement = Placement { cores: setup.cores, core: self.core };
         let key = Rc::new(setup.key.clone());
-        let timeouts = &setup.config.timeouts;
-        let sources = Sources {
-            disk: StdDisk,
-            directory: &setup.config.data_dir,
-            genesis: &setup.genesis,
-            log: log_config(setup),
-            agreement: Agreement {
-                view_timeout: nanos(timeouts.view),
-                view_timeout_max: nanos(timeouts.view_max),
-                check_all: setup.config.agreement.check_all,
-                check_after: nanos(setup.config.agreement.check_after),
-            },
-            index_seed: u64::from_le_bytes(random()),
-            log_salt: random(),
+        let indexed = |table| match &self.index {
+            Some(index) => index.newest(table).unwrap_or(Height::MAX),
+            None => Height::MAX,
         };
+        let sources = sources(setup, self.silent, &indexed);
         let recovered = recover(&sources, &shard, placement, &key)?;
+        if let Some(feed) = &mut connections.index {
+            catch_up(feed, recovered.past);
+        }
         let tail = recovered.tail;
         let segment =
             segment::open_for_writing(sources.directory, self.core, tail.segment, tail.segment_bytes);
@@ -353,6 +407,7 @@ impl CoreThread {
             snapshot_interval: setup.config.snapshot.interval_bytes * u64::from(setup.cores) / tables as u64,
             retained_segments: u32::try_from(setup.config.log.retain_bytes / setup.config.log.segment_bytes)
                 .unwrap_or(u32::MAX),
+            silent: self.silent,
             ..Settings::default()
         };
         let writer = Writer::new(sources.log, &tail);
@@ -374,12 +429,13 @@ impl CoreThread {
         let identity = Identity::from_seed(*setup.key.seed());
         let peer_keys =
             shard.peers().map(|peer| *shard.committee.key(peer).expect("a peer is of the committee"));
-        let limits = ChannelLimits { max_frame: MAX_FRAME, max_unsealed: 64 << 20 };
+        let limits = ChannelLimits { max_frame: max_frame(shard.committee.size()), max_unsealed: 64 << 20 };
         let channels = ChannelConfig::new(identity, peer_keys, limits);
         let address = |peer: ReplicaId, lane: LaneId| {
             self.peers[usize::from(peer)][usize::from(lane)].expect("every peer has an address for each lane")
         };
-        let links = Links::new(shard.clone(), placement, channels, address);
+        let links =
+            Links::new(shard.clone(), placement, channels, setup.config.timeouts.reconnect_max, address);
         let parts = LoopParts {
             core,
             core_number: self.core,
@@ -388,6 +444,7 @@ impl CoreThread {
             log,
             rings: connections.rings,
             calls: CallQueue::new(connections.calls),
+            index: IndexFeed::new(connections.index),
             side: SideWork::new(connections.side),
             clock: self.clock,
             settings: LoopSettings {
@@ -403,6 +460,25 @@ impl CoreThread {
             .map(|lane| (u64::from(lane), SocketAddr::new(listen.peers.ip(), listen.peers.port() + lane)))
             .collect();
         Ok(CoreLoop::new(parts, &lanes, listen.submission)?)
+    }
+}
+
+/// Tells the index of blocks that the log holds and it does not.
+/// Waits for an index that works, and not for one that can't write: that gets them at the next start.
+fn catch_up(feed: &mut index::Feed, past: Vec<BlockInfo>) {
+    let mut patience = CATCH_UP;
+    for (done, mut block) in past.into_iter().enumerate() {
+        while let Err(rtrb::PushError::Full(back)) = feed.push(block) {
+            if patience.is_zero() {
+                eprintln!(
+                    "the block index takes no more: it lacks the blocks after {done} of the log, until the next start"
+                );
+                return;
+            }
+            block = back;
+            patience = patience.saturating_sub(PAUSE);
+            thread::sleep(PAUSE);
+        }
     }
 }
 

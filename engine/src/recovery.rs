@@ -11,7 +11,8 @@ use std::{collections::BTreeMap, path::Path, rc::Rc};
 
 use bytes::Bytes;
 use dag::{
-    Block, Hash, Height, TableId,
+    Block, Certificate, Hash, Height, TableId,
+    client::Code,
     keys::KeyPair,
     wire::{Reader, WireError},
 };
@@ -24,6 +25,7 @@ use crate::{
     node::{
         AGREEMENT, OUTCOME, OutcomeRecord, SECTION_MARK, SECTION_PROMISE, StateError, TableSetup, load_state,
     },
+    rpc::BlockInfo,
     side::disk::Disk,
     snapshot::{self, Snapshot, SnapshotError},
     topology::{Placement, Shard},
@@ -62,6 +64,12 @@ pub enum RecoveryError {
         "the log holds records of table {0}, which another core has now: start with the core count of last time"
     )]
     OtherCore(TableId),
+    /// Snapshots without a log: what was promised after them is unknown.
+    #[error("the log of core {0} is gone, though its tables have snapshots")]
+    NoLog(u16),
+    /// The newest whole snapshot is older than what is left of the log: what was promised in between is unknown.
+    #[error("table {0}: its newest whole snapshot is older than the log's beginning")]
+    Gap(TableId),
     /// The disk.
     #[error("{0}")]
     Disk(#[from] std::io::Error),
@@ -79,6 +87,8 @@ pub struct Recovered {
     pub deliveries: Vec<Delivery>,
     /// Records read.
     pub records: u64,
+    /// Executed blocks before the snapshots that the block index lacks, by table and ascending height.
+    pub past: Vec<BlockInfo>,
 }
 
 /// What an operator sets of a replica's [`pbft::Config`]; times in ns.
@@ -104,18 +114,36 @@ pub struct Sources<'a, D> {
     pub genesis: &'a Genesis,
     /// Sizes of the log.
     pub log: LogConfig,
+    /// The log is read as if its segments below this one were gone: zero, but for a repair that looks ahead.
+    pub log_from: u32,
+    /// Whether the validator never votes (see [`crate::repair`]), so that it needs to remember no vote.
+    pub silent: bool,
     /// What is set about agreement.
     pub agreement: Agreement,
     /// Keys the tables' indices; random.
     pub index_seed: u64,
     /// Salt of the log, should there be none yet; random.
     pub log_salt: [u8; 32],
+    /// The highest block of a table that the block index has; above all heights where there is none.
+    pub indexed: &'a dyn Fn(TableId) -> Height,
 }
 
-/// A block that lies before its table's snapshot, for as long as others may need its receipts.
+/// Blocks that lie before their table's snapshot, for as long as others may need their receipts.
+#[derive(Default)]
 struct Past {
     blocks: BTreeMap<(TableId, Height), Vec<Block>>,
     failed: BTreeMap<(TableId, Height), (Hash, Failed)>,
+    /// By table: the height up to which the block index is complete.
+    indexed: BTreeMap<TableId, Height>,
+    /// What the block index lacks of each block.
+    unindexed: BTreeMap<(TableId, Height), Unindexed>,
+}
+
+/// What is known of a block that the block index lacks.
+#[derive(Default)]
+struct Unindexed {
+    certificate: Option<Certificate>,
+    causes: Vec<Code>,
 }
 
 /// Recovers a core's tables and log.
@@ -130,17 +158,25 @@ pub fn recover<D: Disk>(
         tables.push(open_table(sources, shard, table, key)?);
     }
     segment::remove_leftovers(&sources.disk, sources.directory, placement.core)?;
-    let disk = sources.disk.clone();
-    let Some(mut scanner) = Scanner::open_on(disk, sources.directory, shard.chain(), placement.core)? else {
+    let (disk, from) = (sources.disk.clone(), sources.log_from);
+    let scanner = Scanner::open_from(disk, sources.directory, shard.chain(), placement.core, from)?;
+    let Some(mut scanner) = scanner else {
+        if !sources.silent && tables.iter().any(|table| table.promises.is_some() || table.lost) {
+            return Err(RecoveryError::NoLog(placement.core));
+        }
         let id = LogId { chain: shard.chain(), core: placement.core, salt: sources.log_salt };
         let tail = segment::create_on(&sources.disk, sources.directory, id, sources.log)?;
         let end = LogPosition { segment: tail.segment, offset: 0 };
         let tables = tables.into_iter().map(|table| table.setup).collect();
-        return Ok(Recovered { tables, tail, end, deliveries: Vec::new(), records: 0 });
+        return Ok(Recovered { tables, tail, end, deliveries: Vec::new(), records: 0, past: Vec::new() });
     };
-    let mut past = Past { blocks: BTreeMap::new(), failed: BTreeMap::new() };
+    let indexed = placement.tables(shard).into_iter().map(|table| (table, (sources.indexed)(table)));
+    let mut past = Past { indexed: indexed.collect(), ..Past::default() };
     let mut records = 0;
-    let mut end = LogPosition { segment: 0, offset: 0 };
+    if !sources.silent {
+        tables.iter().try_for_each(|table| table.reaches_into(&scanner))?;
+    }
+    let mut end = LogPosition { segment: scanner.first_segment(), offset: 0 };
     while let Some(record) = scanner.next_record()? {
         records += 1;
         end = record.position;
@@ -148,7 +184,7 @@ pub fn recover<D: Disk>(
             AGREEMENT => restore(record.payload, record.position, &mut tables, &mut past)?,
             OUTCOME => {
                 let outcome = OutcomeRecord::decode(record.payload)?;
-                past.failed.insert((outcome.table, outcome.height), (outcome.hash, outcome.failed));
+                past.on_outcome(outcome);
             }
             _ => return Err(WireError::Field("record kind").into()),
         }
@@ -162,7 +198,8 @@ pub fn recover<D: Disk>(
     }
     let tables = ready;
     let deliveries = deliver_again(&tables, &past);
-    Ok(Recovered { tables, tail, end, deliveries, records })
+    let past = past.for_index(&tables);
+    Ok(Recovered { tables, tail, end, deliveries, records, past })
 }
 
 fn open_table<D: Disk>(
@@ -202,7 +239,9 @@ fn open_table<D: Disk>(
     let agreement = sources.agreement;
     (config.base_timeout, config.max_timeout) = (agreement.view_timeout, agreement.view_timeout_max);
     (config.check_all, config.check_after) = (agreement.check_all, agreement.check_after);
-    let mut table = Recovering { setup: TableSetup::new(state, Replica::new(config, base)), promises: None };
+    let mut table =
+        Recovering { setup: TableSetup::new(state, Replica::new(config, base)), promises: None, lost: false };
+    table.lost = newest.snapshot.is_none() && !newest.passed_over.is_empty();
     if let Some(snapshot) = &newest.snapshot {
         table.setup.on_snapshot();
         table.promises = Some(read_promises(snapshot)?);
@@ -210,11 +249,27 @@ fn open_table<D: Disk>(
     Ok(table)
 }
 
+/// For each table of a core: the segment that was written when the promises of its newest whole snapshot were taken, if it has one.
+pub(crate) fn promised_before<D: Disk>(
+    sources: &Sources<'_, D>,
+    shard: &Shard,
+    placement: Placement,
+) -> Result<Vec<Option<u32>>, RecoveryError> {
+    let mark = |table| {
+        let newest = snapshot::newest_good(&sources.disk, sources.directory, shard.chain(), table)?;
+        let promises = newest.snapshot.as_ref().map(read_promises).transpose()?;
+        Ok(promises.map(|promises| promises.mark.segment))
+    };
+    placement.tables(shard).into_iter().map(mark).collect()
+}
+
 /// A table whose log is being read.
 struct Recovering {
     setup: TableSetup,
     /// What the snapshot says was in force, until the log has been read up to there.
     promises: Option<Promises>,
+    /// It has had snapshots, and none is whole.
+    lost: bool,
 }
 
 /// The promises that a snapshot carries.
@@ -242,6 +297,20 @@ fn read_promises(snapshot: &Snapshot) -> Result<Promises, WireError> {
 }
 
 impl Recovering {
+    /// Checks that the log has everything that was promised since the table's snapshot was taken, or ever. It has not where a newer
+    /// snapshot, for which the log's beginning was removed, is damaged.
+    fn reaches_into<D: Disk>(&self, log: &Scanner<D>) -> Result<(), RecoveryError> {
+        let reaches = match &self.promises {
+            Some(promises) => promises.mark.segment >= log.first_segment(),
+            // One that never had a snapshot has promised nothing in what was removed.
+            None => !self.lost,
+        };
+        match reaches || log.is_complete() {
+            true => Ok(()),
+            false => Err(RecoveryError::Gap(self.setup.state.config().id)),
+        }
+    }
+
     /// Restores one record of the log. Before the place where the snapshot's promises were taken only blocks and their commits
     /// count: what else was promised there is in them, or superseded.
     fn restore(&mut self, position: LogPosition, record: Record) -> Result<(), RestoreError> {
@@ -272,13 +341,56 @@ fn restore(
     let table = tables.iter_mut().find(|table| table.setup.state.config().id == id);
     let table = table.ok_or(RecoveryError::OtherCore(id))?;
     table.setup.on_record(position.segment);
-    if let Record::Proposal { block, .. } = &record {
-        table.setup.on_block(position.segment, block.height());
-        if block.height() <= table.setup.state.height() {
-            past.blocks.entry((id, block.height())).or_default().push(block.clone());
+    match &record {
+        Record::Proposal { block, .. } => {
+            table.setup.on_block(position.segment, block.height());
+            if block.height() <= table.setup.state.height() {
+                past.blocks.entry((id, block.height())).or_default().push(block.clone());
+            }
         }
+        Record::Committed(certificate) => past.on_committed(id, certificate),
+        _ => {}
     }
     table.restore(position, record).map_err(|error| RecoveryError::Restore { table: id, error })
+}
+
+impl Past {
+    fn on_outcome(&mut self, outcome: OutcomeRecord) {
+        let at = (outcome.table, outcome.height);
+        if let Some(unindexed) = self.unindexed(at) {
+            unindexed.causes = outcome.causes;
+        }
+        self.failed.insert(at, (outcome.hash, outcome.failed));
+    }
+
+    fn on_committed(&mut self, table: TableId, certificate: &Certificate) {
+        if let Some(unindexed) = self.unindexed((table, certificate.vote.height)) {
+            unindexed.certificate = Some(certificate.clone());
+        }
+    }
+
+    fn unindexed(&mut self, at: (TableId, Height)) -> Option<&mut Unindexed> {
+        let indexed = self.indexed.get(&at.0).copied().unwrap_or(Height::MAX);
+        (at.1 > indexed).then(|| self.unindexed.entry(at).or_default())
+    }
+
+    /// The blocks that the index lacks and execution won't tell it of.
+    fn for_index(mut self, tables: &[TableSetup]) -> Vec<BlockInfo> {
+        let heights: BTreeMap<TableId, Height> =
+            tables.iter().map(|setup| (setup.state.config().id, setup.state.height())).collect();
+        let unindexed = std::mem::take(&mut self.unindexed).into_iter();
+        let before = unindexed.filter(|(at, _)| heights.get(&at.0).is_some_and(|height| at.1 <= *height));
+        before.filter_map(|(at, unindexed)| self.info(at, unindexed)).collect()
+    }
+
+    fn info(&self, at: (TableId, Height), unindexed: Unindexed) -> Option<BlockInfo> {
+        let (hash, failed) = self.failed.get(&at)?;
+        let block = self.blocks.get(&at)?.iter().find(|block| block.hash() == *hash)?.clone();
+        let failed = (0..block.len()).filter(|&index| failed.contains(index));
+        let failed =
+            failed.map(|index| u32::try_from(index).expect("at most 1024")).zip(unindexed.causes).collect();
+        Some(BlockInfo { block, certificate: Some(unindexed.certificate?), failed })
+    }
 }
 
 /// What the blocks before each snapshot have for other tables, as far as the log holds them, by ascending height; before them what

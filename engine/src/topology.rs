@@ -8,6 +8,8 @@ use std::{ops::Range, rc::Rc};
 use dag::{ChainId, Committee, Epoch, Hash, LaneId, ReplicaId, TableId, keys::VerifyFn};
 use shard_core::sigbatch;
 
+use crate::config::Setup;
+
 /// What the genesis fixes for every node of a shard, and which of its validators this one is.
 #[derive(Clone, Debug)]
 pub struct Shard {
@@ -48,6 +50,18 @@ impl Signatures {
 }
 
 impl Shard {
+    /// As a node's genesis and key say.
+    pub fn of(setup: &Setup) -> Shard {
+        Shard {
+            genesis: setup.genesis.hash(),
+            committee: Rc::new(setup.genesis.committee().clone()),
+            me: setup.replica,
+            tables: setup.genesis.tables(),
+            lanes: setup.genesis.lanes(),
+            signatures: Signatures::Ed25519,
+        }
+    }
+
     /// The network.
     pub fn chain(&self) -> ChainId {
         self.committee.chain()

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::reactor::CloseReason;
 use crate::send_queue::SendQueue;
@@ -118,10 +119,19 @@ pub(crate) fn listening_socket(addr: SocketAddr, reuse_port: bool) -> io::Result
 }
 
 /// A socket ready to connect to `addr`.
-pub(crate) fn connecting_socket(addr: SocketAddr) -> io::Result<Socket> {
+pub(crate) fn connecting_socket(addr: SocketAddr, user_timeout: Duration) -> io::Result<Socket> {
     let socket = stream_socket(addr)?;
-    socket.set_tcp_nodelay(true)?;
+    tune(&socket, user_timeout)?;
     Ok(socket)
+}
+
+/// Sends at once, and gives up on a peer that has not acknowledged anything for so long (RFC 5482), whether there is something
+/// to send or not.
+pub(crate) fn tune(socket: &Socket, user_timeout: Duration) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(user_timeout))?;
+    let probes = TcpKeepalive::new().with_time(user_timeout).with_interval(user_timeout / 4);
+    socket.set_tcp_keepalive(&probes)
 }
 
 /// Blocking mode on purpose: io_uring tries without blocking by itself, and fails operations on non-blocking sockets
@@ -160,11 +170,13 @@ mod tests {
     fn a_socket_that_met_itself_is_recognised() {
         let listener = listening_socket((Ipv4Addr::LOCALHOST, 0).into(), false).unwrap();
         let addr = local_address(&listener).unwrap();
-        let honest = connecting_socket(addr).unwrap();
+        let honest = connecting_socket(addr, Duration::from_secs(9)).unwrap();
+        assert_eq!(honest.tcp_user_timeout().unwrap(), Some(Duration::from_secs(9)));
+        assert!(honest.keepalive().unwrap() && honest.tcp_nodelay().unwrap());
         honest.connect(&addr.into()).unwrap();
         assert!(!connected_to_itself(&honest));
 
-        let narcissus = connecting_socket(addr).unwrap();
+        let narcissus = connecting_socket(addr, Duration::from_secs(9)).unwrap();
         narcissus.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
         narcissus.connect(&narcissus.local_addr().unwrap()).unwrap();
         assert!(connected_to_itself(&narcissus));

@@ -184,6 +184,11 @@ impl Replica {
         self.settle(now);
     }
 
+    /// Effects that wait to be polled. A host that can't carry them out, for a full disk, must hold messages back.
+    pub fn backlog(&self) -> usize {
+        self.outputs.len()
+    }
+
     /// The next effect. Drain it after every call.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()

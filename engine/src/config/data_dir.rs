@@ -14,6 +14,8 @@ use super::toml_file::{self, TomlFileError};
 
 const LOCK_FILE: &str = "LOCK";
 const IDENTITY_FILE: &str = "identity.toml";
+/// Its presence says that the validator has lost votes; see [`crate::repair`].
+const SILENT_FILE: &str = "SILENT";
 const TEMPORARY_PREFIX: &str = ".identity-";
 
 /// An open data directory. The lock is held until this is dropped, or the process ends in whatever way.
@@ -108,6 +110,24 @@ impl DataDir {
             return Err(DataDirError::OtherValidator { path, found: identity.validator, wanted: *validator });
         }
         Ok(DataDir { path, _lock: lock })
+    }
+
+    /// Whether the validator must never vote again: its directory has lost votes.
+    pub fn is_silent(&self) -> bool {
+        self.path.join(SILENT_FILE).exists()
+    }
+
+    /// Notes durably that the validator must never vote again.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn silence(&self) -> io::Result<()> {
+        let text = "This validator's log was cut: it may have forgotten votes, so it follows its network and never votes.\n\
+                    Who removes this file risks that it votes against its past, which breaks the network's agreement.\n";
+        let mut file = File::create(self.path.join(SILENT_FILE))?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        File::open(&self.path)?.sync_all()
     }
 
     /// Where it is.

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use dag::{Address, table_block::MAX_BLOCK_SIZE};
+use dag::Address;
 use serde::Deserialize;
 
 use toml_file::{text, within};
@@ -63,6 +63,9 @@ pub struct NodeConfig {
     /// The snapshots.
     #[serde(default)]
     pub snapshot: SnapshotConfig,
+    /// The block index.
+    #[serde(default)]
+    pub index: IndexConfig,
     /// The core loop's bytes in and out.
     #[serde(default)]
     pub io: IoConfig,
@@ -118,9 +121,6 @@ pub struct Limits {
     /// Connections to the submission port, per core.
     #[serde(deserialize_with = "within::<_, _, 1, 65_536>")]
     pub submission_connections: u32,
-    /// Bytes of a frame between validators: at least a block and its certificate.
-    #[serde(deserialize_with = "within::<_, _, { 2 * MAX_BLOCK_SIZE as u64 }, { 64 * MIB }>")]
-    pub peer_frame_bytes: u32,
     /// Connections to the RPC port.
     #[serde(deserialize_with = "within::<_, _, 1, 65_536>")]
     pub rpc_connections: u32,
@@ -165,11 +165,11 @@ pub struct Agreement {
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
-    /// Bytes of one file.
-    #[serde(deserialize_with = "within::<_, _, MIB, { 4 * GIB }>")]
+    /// Bytes of one file. The largest group takes a quarter of it, and has to hold the largest record.
+    #[serde(deserialize_with = "within::<_, _, { 8 * MIB }, { 2 * GIB }>")]
     pub segment_bytes: u64,
     /// Bytes that are kept behind the newest snapshot, for peers that catch up.
-    #[serde(deserialize_with = "within::<_, _, MIB, { 1024 * GIB }>")]
+    #[serde(deserialize_with = "within::<_, _, { 8 * MIB }, { 1024 * GIB }>")]
     pub retain_bytes: u64,
 }
 
@@ -180,6 +180,17 @@ pub struct SnapshotConfig {
     /// A snapshot is due after so many bytes of log per core; a restart reads at most about that much.
     #[serde(deserialize_with = "within::<_, _, MIB, { 1024 * GIB }>")]
     pub interval_bytes: u64,
+}
+
+/// The index of committed blocks and their transactions, for RPC.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IndexConfig {
+    /// Whether there is one. Without it RPC knows the blocks that are in memory.
+    pub enabled: bool,
+    /// Bytes of blocks that it keeps; the oldest go first.
+    #[serde(deserialize_with = "within::<_, _, MIB, { 64 * 1024 * GIB }>")]
+    pub retain_bytes: u64,
 }
 
 /// How a core's loop waits, and what it leaves unused.
@@ -208,7 +219,6 @@ impl Default for Limits {
             mempool_bytes: 64 * MIB,
             pending_per_account: 1024,
             submission_connections: 256,
-            peer_frame_bytes: 4 << 20,
             rpc_connections: 128,
             rpc_body_bytes: 1 << 20,
         }
@@ -242,6 +252,12 @@ impl Default for LogConfig {
 impl Default for SnapshotConfig {
     fn default() -> Self {
         SnapshotConfig { interval_bytes: 256 * MIB }
+    }
+}
+
+impl Default for IndexConfig {
+    fn default() -> Self {
+        IndexConfig { enabled: true, retain_bytes: 16 * GIB }
     }
 }
 

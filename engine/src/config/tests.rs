@@ -38,7 +38,9 @@ fn the_example_parses_and_tells_the_defaults() {
 #[test]
 fn the_example_documents_every_key() {
     // serde lists a section's keys when it meets one that it does not know.
-    for section in ["cores", "listen", "peer", "limits", "timeouts", "agreement", "log", "snapshot", "io"] {
+    for section in
+        ["cores", "listen", "peer", "limits", "timeouts", "agreement", "log", "snapshot", "index", "io"]
+    {
         let header = if section == "peer" { "[[peer]]".into() } else { format!("[{section}]") };
         let error = parse(&EXAMPLE.replace(&header, &format!("{header}\nxyz = 1"))).unwrap_err();
         assert!(error.contains("unknown field `xyz`"), "{error}");
@@ -58,7 +60,7 @@ fn bad_values_are_answered_with_their_line_and_range() {
         ("peers = \"0.0.0.0:7000\"", "peers = \"0.0.0.0\"", "«0.0.0.0»: invalid socket address"),
         ("address = \"v1.example.org:7000\"", "address = \"v1\"", "«v1»: write host:port"),
         ("mempool_bytes = 67_108_864", "mempool_bytes = 1", "1 is out of range: use 1048576 to"),
-        ("peer_frame_bytes = 4_194_304", "peer_frame_bytes = 1000", "use 524288 to 67108864"),
+        ("segment_bytes = 67_108_864", "segment_bytes = 1_048_576", "use 8388608 to 2147483648"),
         ("view = \"1s\"", "view = \"1ms\"", "«1ms» is out of range: use 10ms to 1m"),
         ("view = \"1s\"", "view = \"soon\"", "«soon» is no duration: write it as 500ms or 5s"),
         ("wait = \"adaptive\"", "wait = \"nap\"", "expected `adaptive` or `poll`"),
@@ -146,7 +148,7 @@ fn what_does_not_fit_together_is_named() {
         ("127.0.0.1:7901", "127.0.0.1:7003", "listen.rpc is one of the lanes' ports 7000 to 7003"),
         ("0.0.0.0:7900", "127.0.0.1:7901", "listen.submission and listen.rpc are the same"),
         ("# view_max = \"30s\"", "view_max = \"100ms\"", "timeouts.view_max is below timeouts.view"),
-        ("# retain_bytes = 1_073_741_824", "retain_bytes = 1_048_576", "below log.segment_bytes"),
+        ("# retain_bytes = 1_073_741_824", "retain_bytes = 8_388_608", "below log.segment_bytes"),
         ("= \"validator.key\"", "= \"other.key\"", "make one with `topio keys new`"),
         ("genesis.toml\"", "no.toml\"", "no.toml can't be read"),
     ] {

@@ -3,7 +3,7 @@
 use dag::ReplicaId;
 
 use super::links::Links;
-use crate::{node::Core, rpc::CoreCalls};
+use crate::{metrics::thread_cpu, node::Core, rpc::CoreCalls};
 
 /// Questions answered in one turn.
 const SLICE: usize = 64;
@@ -28,6 +28,8 @@ impl CallQueue {
                 self.lanes_up.clear();
                 let replicas = ReplicaId::try_from(links.committee_size()).expect("at most 128");
                 self.lanes_up.extend((0..replicas).map(|replica| links.lanes_up(replica)));
+                let cpu = u64::try_from(thread_cpu().as_nanos()).expect("less than five centuries");
+                core.meters().core_use.cpu_ns = cpu;
             }
             core.on_call(call, &self.lanes_up, fault, now);
         }

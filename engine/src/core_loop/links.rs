@@ -24,8 +24,8 @@ use crate::{
 
 /// A connection that has not become a link by then is closed.
 const HANDSHAKE_DEADLINE: u64 = 5_000_000_000;
-/// Reconnect delays: first and longest.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// First delay before dialling again; the operator sets the longest.
+const FIRST_DELAY: Duration = Duration::from_millis(50);
 
 /// What the links tell the loop.
 #[derive(Debug)]
@@ -90,22 +90,25 @@ pub struct Links {
     up: AHashMap<(ReplicaId, LaneId), ConnId>,
     dials: Vec<((ReplicaId, LaneId), Dial)>,
     dirty: Vec<ConnId>,
+    /// Before this nothing has to be dialled or closed.
+    due: u64,
     counters: LinkCounters,
 }
 
 impl Links {
-    /// Links to peers at `address(peer, lane)`; dialling begins at once.
+    /// Links to peers at `address(peer, lane)`; dialling begins at once, and is tried again after `longest_delay` at the latest.
     pub fn new(
         shard: Shard,
         placement: Placement,
         config: ChannelConfig,
+        longest_delay: Duration,
         address: impl Fn(ReplicaId, LaneId) -> SocketAddr,
     ) -> Links {
         let mut dials = Vec::new();
         for peer in shard.peers().filter(|&peer| peer < shard.me) {
             for lane in placement.lanes(&shard) {
                 let seed = u64::from(shard.me) << 32 | u64::from(peer) << 16 | u64::from(lane);
-                let backoff = Backoff::new(BACKOFF.0, BACKOFF.1, seed);
+                let backoff = Backoff::new(FIRST_DELAY.min(longest_delay), longest_delay, seed);
                 let dial = Dial { address: address(peer, lane), backoff, at: Some(0), complained: false };
                 dials.push(((peer, lane), dial));
             }
@@ -117,6 +120,7 @@ impl Links {
             up: AHashMap::new(),
             dials,
             dirty: Vec::new(),
+            due: 0,
             counters: LinkCounters::default(),
         }
     }
@@ -147,6 +151,9 @@ impl Links {
 
     /// Dials what is due and closes what never became a link.
     pub fn tick(&mut self, reactor: &mut Reactor, now: u64) {
+        if now < self.due {
+            return;
+        }
         for (index, (_, dial)) in self.dials.iter_mut().enumerate() {
             if dial.at.is_some_and(|at| at <= now) {
                 let dialled = reactor.connect(dial.address, index as u64);
@@ -162,13 +169,22 @@ impl Links {
         for conn in expired {
             reactor.close(conn);
         }
+        let dials = self.dials.iter().filter_map(|(_, dial)| dial.at);
+        let waiting = self.connections.values().filter(|c| !c.up && c.deadline > now);
+        self.due = dials.chain(waiting.map(|c| c.deadline)).min().unwrap_or(u64::MAX);
     }
 
-    /// When [`tick`](Self::tick) has something to do.
+    /// When [`tick`](Self::tick) may have something to do.
     pub fn next_tick(&self) -> Option<u64> {
-        let dials = self.dials.iter().filter_map(|(_, dial)| dial.at);
-        let deadlines = self.connections.values().filter(|c| !c.up).map(|c| c.deadline);
-        dials.chain(deadlines).min()
+        (self.due < u64::MAX).then_some(self.due)
+    }
+
+    /// Dials a peer again, after the delay that its tries so far ask for.
+    fn dial_later(&mut self, index: usize, now: u64) {
+        let (_, dial) = &mut self.dials[index];
+        let at = now + nanos(dial.backoff.next_delay());
+        dial.at = Some(at);
+        self.due = self.due.min(at);
     }
 
     /// A connection came in on a lane's port.
@@ -195,6 +211,7 @@ impl Links {
 
     fn insert(&mut self, conn: ConnId, mut connection: Connection, now: u64) {
         connection.deadline = now + HANDSHAKE_DEADLINE;
+        self.due = self.due.min(connection.deadline);
         let hello = Frame::Hello { lane: connection.lane, genesis: self.shard.genesis };
         connection.channel.write_frame(&[&hello.encode()]).expect("a first, short frame");
         connection.dirty = true;
@@ -204,11 +221,12 @@ impl Links {
 
     /// A dial failed.
     pub fn on_connect_failed(&mut self, tag: u64, error: &std::io::Error, now: u64) {
-        let ((peer, _), dial) = &mut self.dials[usize::try_from(tag).expect("tags are indices")];
+        let index = usize::try_from(tag).expect("tags are indices");
+        let ((peer, _), dial) = &mut self.dials[index];
         if !std::mem::replace(&mut dial.complained, true) {
             eprintln!("validator {peer} at {} does not answer ({error}); trying on", dial.address);
         }
-        dial.at = Some(now + nanos(dial.backoff.next_delay()));
+        self.dial_later(index, now);
     }
 
     /// A connection ended.
@@ -221,8 +239,8 @@ impl Links {
             eprintln!("validator {peer}, lane {}: link lost ({})", connection.lane, describe(reason));
             events.push(LinkEvent::Down(peer, connection.lane));
         }
-        if let Some((_, dial)) = self.dials.iter_mut().find(|(k, _)| *k == key) {
-            dial.at = Some(now + nanos(dial.backoff.next_delay()));
+        if let Some(index) = self.dials.iter().position(|(k, _)| *k == key) {
+            self.dial_later(index, now);
         }
     }
 

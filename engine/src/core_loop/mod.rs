@@ -5,6 +5,7 @@
 //! spin if the operator asked for it, then a sleep in the ring until the next timer.
 
 mod calls;
+mod index_feed;
 mod links;
 mod log_file;
 mod rings;
@@ -21,6 +22,7 @@ use dag::client;
 use netio::{CloseReason, ConnId, Event, FrameReader, Reactor, Wait};
 
 pub use calls::CallQueue;
+pub use index_feed::IndexFeed;
 pub use links::Links;
 pub use log_file::LogFile;
 pub use rings::{CoreRings, make_rings};
@@ -111,6 +113,7 @@ pub struct CoreLoop {
     log: LogFile,
     rings: CoreRings,
     calls: CallQueue,
+    index: IndexFeed,
     side: SideWork,
     clock: Clock,
     settings: LoopSettings,
@@ -142,6 +145,8 @@ pub struct LoopParts {
     pub rings: CoreRings,
     /// From the RPC thread.
     pub calls: CallQueue,
+    /// To the index thread.
+    pub index: IndexFeed,
     /// For snapshots and segments.
     pub side: SideWork,
     /// The process's clock.
@@ -177,6 +182,7 @@ impl CoreLoop {
             log: parts.log,
             rings: parts.rings,
             calls: parts.calls,
+            index: parts.index,
             side: parts.side,
             clock: parts.clock,
             settings: parts.settings,
@@ -220,6 +226,7 @@ impl CoreLoop {
                 .commit(&mut self.core, &mut self.reactor, &mut self.side, now)
                 .map_err(LoopError::Log)?;
             self.lap(Phase::Log);
+            self.index.push(&mut self.core);
             more |= self.carry_out();
             self.links.flush(&mut self.reactor);
             self.lap(Phase::Send);
@@ -244,7 +251,12 @@ impl CoreLoop {
             Wait::Spin => self.lap(Phase::Completions),
             Wait::For(_) | Wait::Forever => {
                 let now = self.clock.now();
-                self.core.meters().core_use.idle(now - self.lap_began);
+                let held_back = self.log.fault().is_some() || self.core.is_held_back();
+                let core_use = &mut self.core.meters().core_use;
+                match held_back {
+                    true => core_use.blocked(now - self.lap_began),
+                    false => core_use.idle(now - self.lap_began),
+                }
                 self.lap_began = now;
                 now
             }

@@ -25,7 +25,7 @@ use dag::{
     wire::{Put, Reader},
 };
 
-use crate::config::TomlFileError;
+use crate::{config::TomlFileError, node::frame::MAX_VALIDATORS};
 
 /// Most tables of a network.
 pub const MAX_TABLES: u16 = 1024;
@@ -101,6 +101,11 @@ pub enum GenesisError {
     /// The validators.
     #[error("validators: {0}")]
     Committee(#[from] CommitteeError),
+    /// More than a frame can hold the view change of.
+    #[error(
+        "{0} validators: use at most {MAX_VALIDATORS}; the messages of a larger committee's view changes don't fit a frame"
+    )]
+    Validators(usize),
     /// Two validators of one name.
     #[error("two validators are called «{0}»: give each its own name")]
     DuplicateName(String),
@@ -176,6 +181,9 @@ impl Genesis {
         let keys: Vec<[u8; 32]> = parameters.validators.iter().map(|validator| validator.key.0).collect();
         // The chain id follows from the hash, so the keys are checked before there is one.
         Committee::new(0, 0, keys.clone())?;
+        if keys.len() > MAX_VALIDATORS {
+            return Err(GenesisError::Validators(keys.len()));
+        }
         let hash = hash(&parameters, allocations.len(), &blake3::hash(&encode(&allocations)));
         let committee = Committee::new(chain_of(&hash), 0, keys)?;
         Ok(Genesis { parameters, allocations, supply, committee, hash })

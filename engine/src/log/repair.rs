@@ -1,13 +1,16 @@
 //! Cutting a damaged log, so that a validator can go on from its snapshots, the good part of its log, and its peers.
 //!
-//! # What is lost
+//! There are two ways. [`forget`] puts the log's beginning aside, damage included: nothing is lost but old blocks, provided
+//! that the snapshots were taken behind it. [`cut`] puts aside everything from the damage on. [`crate::repair`] decides.
+//!
+//! # What a cut loses
 //!
 //! Everything from the damage on, and with it the validator's memory of votes it has sent. It could then vote against
 //! itself, and a validator that does so is Byzantine, whatever the cause. So this is never done by itself: the caller
 //! must have been told to by its operator, must remember durably **before** calling that the log was cut, and must not
 //! vote in a view, at a height or at a checkpoint in which it may have voted before. The blocks come back from peers.
 //!
-//! # How
+//! # How it is cut
 //!
 //! Nothing is thrown away: the damaged segment and all later ones stay under `….damaged`. The steps are ordered so that
 //! a crash between any two leaves a log that is still recognised as damaged, or is cut completely:
@@ -59,6 +62,19 @@ pub fn cut(directory: &Path, core: u16, damage: Damage) -> io::Result<Cut> {
     }
     let truncated_at = super::LogPosition { segment: damage.segment, offset: damage.offset };
     Ok(Cut { truncated_at, put_aside })
+}
+
+/// Puts aside the segments below `before`, damaged or not. The caller has made sure that all promises in them stand in snapshots
+/// that were taken later. Ascending, so that what remains after a crash has no hole.
+pub fn forget(directory: &Path, core: u16, before: u32) -> io::Result<Vec<PathBuf>> {
+    let mut put_aside = Vec::new();
+    for number in segment::list(directory, core)?.into_iter().filter(|number| *number < before) {
+        let aside = damaged_path(directory, core, number);
+        block_on(StdDisk.rename(&path(directory, core, number), &aside))?;
+        put_aside.push(aside);
+    }
+    block_on(StdDisk.sync_directory(directory))?;
+    Ok(put_aside)
 }
 
 async fn replace_by_good_part<D: Disk>(

@@ -130,6 +130,8 @@ pub struct Scanner<D: Disk = StdDisk> {
     directory: PathBuf,
     id: LogId,
     segments: Vec<Segment>,
+    /// Sequence of the first group that is there.
+    first_sequence: u64,
     /// Index of the segment being read.
     current: usize,
     /// Size of that segment, as its header says.
@@ -167,19 +169,21 @@ struct GroupProgress {
 impl Scanner {
     /// Opens the log of a core. `None` when there is none: then one is [created](segment::create).
     pub fn open(directory: &Path, chain: ChainId, core: u16) -> Result<Option<Scanner>, ScanError> {
-        Scanner::open_on(StdDisk, directory, chain, core)
+        Scanner::open_from(StdDisk, directory, chain, core, 0)
     }
 }
 
 impl<D: Disk> Scanner<D> {
-    /// The same on another disk.
-    pub fn open_on(
+    /// The same on another disk, as if the segments below `from` were gone.
+    pub fn open_from(
         disk: D,
         directory: &Path,
         chain: ChainId,
         core: u16,
+        from: u32,
     ) -> Result<Option<Scanner<D>>, ScanError> {
-        let segments = read_headers(&disk, directory, chain, core)?;
+        let mut segments = read_headers(&disk, directory, chain, core)?;
+        segments.retain(|segment| segment.number >= from);
         let Some(lowest) = segments.first() else { return Ok(None) };
         let Some(first) = lowest.begun().copied() else {
             // The first segment is created with its header, so this isn't a crash's doing.
@@ -190,6 +194,7 @@ impl<D: Disk> Scanner<D> {
             directory: directory.to_path_buf(),
             id: first.id,
             segments,
+            first_sequence: first.first_sequence,
             current: 0,
             segment_bytes: first.segment_bytes,
             cursor: cursor_at(&disk, directory, &first.id, Link::first(&first))?,
@@ -205,6 +210,18 @@ impl<D: Disk> Scanner<D> {
     #[must_use]
     pub fn id(&self) -> LogId {
         self.id
+    }
+
+    /// Number of the first segment that is there.
+    #[must_use]
+    pub fn first_segment(&self) -> u32 {
+        self.segments.first().map_or(0, |segment| segment.number)
+    }
+
+    /// Whether nothing was ever removed from the log's beginning.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.first_sequence == 1
     }
 
     /// The next record; `None` at the end of the log. After an error it must not be called again.

@@ -18,7 +18,8 @@ const MAX_US: u64 = 600_000_000;
 const SIGNIFICANT_DIGITS: u8 = 2;
 
 /// The steps of a transaction's way through a validator, in their order.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(usize)]
 pub enum Stage {
     /// From the bytes' arrival until the record is checked and in the mempool.
@@ -66,9 +67,29 @@ impl Stage {
         }
     }
 
+    /// What the time is spent on, in a few words.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Stage::Ingress => "read, framed and parsed",
+            Stage::Verify => "signature verified",
+            Stage::Propose => "placed in a block of its table",
+            Stage::Prepare => "block prepared by a quorum",
+            Stage::Commit => "block committed by a quorum",
+            Stage::Execute => "accounts debited and credited",
+            Stage::Durable => "log record synced to disk",
+            Stage::Reply => "acknowledgement handed over",
+        }
+    }
+
     /// The stage of a name.
     pub fn from_name(name: &str) -> Option<Stage> {
         Stage::ALL.into_iter().find(|stage| stage.name() == name)
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }
 

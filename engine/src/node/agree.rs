@@ -29,6 +29,10 @@ const JOURNAL_ROOM: usize = 1024 * 1024;
 const MAX_AHEAD: u64 = 10_000_000;
 /// Most proposals of one table that are judged at once; the agreement window is smaller.
 pub(super) const MAX_VALIDATIONS: usize = 64;
+/// Vote bundles of one validator whose signatures wait: those of hundreds of turns.
+const MAX_BUNDLES: u32 = 512;
+/// Committed blocks that may wait for execution before a table takes no more of them.
+const MAX_BLOCKS_WAITING: usize = 8 * MAX_UNEXECUTED;
 /// Bytes of blocks in one answer to a peer that catches up.
 const MAX_SERVED: usize = MAX_FRAME / 2;
 
@@ -59,6 +63,10 @@ impl Core {
             Frame::Transactions(records) => self.on_forwarded(from, records, now),
             Frame::Agreement(table, message) => {
                 let Some(slot) = self.slot_on_lane(table, lane) else { return };
+                if self.is_overfull(slot, &message) {
+                    self.meters.count(Count::AgreementDropped, 1);
+                    return;
+                }
                 if let Message::Proposal { block, .. } = &message {
                     let marks = self.tables[slot].marks.at(block.height());
                     marks.proposed = now;
@@ -85,6 +93,15 @@ impl Core {
         }
     }
 
+    /// Whether a table can't take a message now: its outputs wait for a disk that is full, or blocks for an execution that waits.
+    /// Whatever is dropped comes again, or is fetched.
+    fn is_overfull(&self, slot: usize, message: &Message) -> bool {
+        let table = &self.tables[slot];
+        let brings_blocks =
+            matches!(message, Message::Proposal { .. } | Message::Blocks(_) | Message::Body(_));
+        table.is_stalled() || (brings_blocks && table.unexecuted.len() >= MAX_BLOCKS_WAITING)
+    }
+
     /// The place of a table that a frame of a lane may speak of; others are counted and dropped.
     fn slot_on_lane(&mut self, table: TableId, lane: LaneId) -> Option<usize> {
         let slot = self.slots.get(usize::from(table)).copied().flatten();
@@ -105,11 +122,13 @@ impl Core {
         let key = *self.shard.committee.key(from).expect("a peer is of the committee");
         let (digest, signature) = (bundle.digest(), *bundle.signature());
         let bundle = Rc::new(bundle);
-        if self.verifier.is_flooded() {
-            // Votes come again: the channel's peer is slowed by what it loses, not the others.
+        // Votes come again: who floods is slowed by what he loses, and the others are not.
+        let waiting = &mut self.bundles_waiting[usize::from(from)];
+        if *waiting >= MAX_BUNDLES || self.verifier.is_flooded() {
             self.meters.count(Count::VotesDropped, 1);
             return;
         }
+        *waiting += 1;
         self.verifier.push_votes(&key, digest, &signature, Subject::Bundle { from, bundle });
     }
 
@@ -121,6 +140,7 @@ impl Core {
         valid: bool,
         now: u64,
     ) {
+        self.bundles_waiting[usize::from(from)] -= 1;
         if !valid {
             // The channel proves that this peer sent it: a faulty validator.
             self.meters.count(Count::VotesForged, 1);
@@ -133,6 +153,10 @@ impl Core {
     fn count_votes(&mut self, bundle: &Rc<VoteBundle>, now: u64) {
         for (index, vote) in bundle.votes().iter().enumerate() {
             let Some(slot) = self.slot_on_lane(vote.table, bundle.header().lane) else { continue };
+            if self.tables[slot].is_stalled() && bundle.header().replica != self.shard.me {
+                self.meters.count(Count::AgreementDropped, 1);
+                continue;
+            }
             self.tables[slot].replica.on_vote(bundle, index, now);
         }
     }
@@ -209,20 +233,17 @@ impl Core {
         let table = &mut self.tables[slot];
         let busy = table.unexecuted.len() >= MAX_UNEXECUTED;
         for validation in &mut table.validations {
-            for reference in validation.block.inbox() {
-                if validation.inbox_known || validation.invalid {
-                    break;
-                }
-                match table.state.inbox().knows(reference) {
-                    Known::Yes => {}
-                    // Executed here later; or the primary has made it up, and its view will end.
-                    Known::NotYet => break,
-                    Known::Wrong => validation.invalid = true,
-                }
+            if validation.inbox_known || validation.invalid {
+                continue;
             }
             let inbox = table.state.inbox();
-            validation.inbox_known |=
-                validation.block.inbox().iter().all(|reference| inbox.knows(reference) == Known::Yes);
+            let mut known = validation.block.inbox().iter().map(|reference| inbox.knows(reference));
+            match known.find(|known| *known != Known::Yes) {
+                None => validation.inbox_known = true,
+                // Executed here later; or the primary has made it up, and its view will end.
+                Some(Known::NotYet) => {}
+                Some(_) => validation.invalid = true,
+            }
         }
         let mut index = 0;
         while index < table.validations.len() {
@@ -265,7 +286,7 @@ impl Core {
     fn propose_one(&mut self, slot: usize, now: u64, wall: u64) -> bool {
         let table = &mut self.tables[slot];
         table.propose_at = None;
-        if table.unexecuted.len() >= MAX_UNEXECUTED / 2 {
+        if self.settings.silent || table.unexecuted.len() >= MAX_UNEXECUTED / 2 {
             return false;
         }
         let Some(place) = table.replica.can_propose() else { return false };
@@ -330,7 +351,7 @@ impl Core {
                 quiet = 0;
                 self.on_output(slot, output, now, wall);
             }
-            if self.journal.room() < JOURNAL_ROOM {
+            if self.is_held_back() {
                 return false;
             }
             slot = (slot + 1) % self.tables.len();
@@ -338,12 +359,21 @@ impl Core {
         true
     }
 
+    /// Whether the replicas' outputs wait for the disk.
+    pub fn is_held_back(&self) -> bool {
+        self.journal.room() < JOURNAL_ROOM
+    }
+
     fn next_output(&mut self, slot: usize) -> Option<Output> {
-        if self.journal.room() < JOURNAL_ROOM { None } else { self.tables[slot].replica.poll_output() }
+        if self.is_held_back() { None } else { self.tables[slot].replica.poll_output() }
     }
 
     fn on_output(&mut self, slot: usize, output: Output, now: u64, wall: u64) {
         let (id, lane) = (self.tables[slot].id, self.tables[slot].lane);
+        if self.settings.silent && is_promise(&output) {
+            self.meters.count(Count::PromisesWithheld, 1);
+            return;
+        }
         match output {
             Output::Persist(record) => self.persist(slot, &record, now),
             Output::Vote(vote) => self.journal.hold(Held::Vote(lane, vote)),
@@ -488,6 +518,17 @@ impl Core {
             self.votes[usize::from(lane)] = votes;
         }
         voted
+    }
+}
+
+/// Whether an output says something that a validator must not say twice in different ways.
+fn is_promise(output: &Output) -> bool {
+    match output {
+        Output::Vote(_) => true,
+        Output::Broadcast(message) | Output::Send(_, message) => {
+            matches!(message, Message::Proposal { .. } | Message::ViewChange(_) | Message::NewView(_))
+        }
+        _ => false,
     }
 }
 

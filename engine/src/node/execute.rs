@@ -101,6 +101,7 @@ impl Core {
             height: outcome.height,
             hash: outcome.hash,
             failed: outcome.failed.clone(),
+            causes: outcome.codes.iter().copied().filter(|code| *code != Code::Committed).collect(),
         }
         .encode(&mut self.scratch);
         self.journal.append(OUTCOME, &[&self.scratch], now);

@@ -15,12 +15,19 @@
 
 use bytes::Bytes;
 use dag::{
-    Hash, Height, LaneId, TableId, VoteBundle, transaction,
+    Hash, Height, LaneId, TableId, VoteBundle,
+    table_block::HEADER_SIZE,
+    transaction,
+    vote::VoteProof,
     wire::{Put, Reader, WireError},
 };
 
-/// Most bytes of a frame: the largest agreement message, a range of blocks with their certificates, fits.
-pub const MAX_FRAME: usize = 4 * 1024 * 1024;
+/// Bytes that every frame but a new view keeps to: a range of blocks with their certificates fits.
+pub const MAX_FRAME: usize = 4 << 20;
+/// No committee's frames are larger.
+pub const LARGEST_FRAME: usize = 32 << 20;
+/// Most validators whose new views fit [`LARGEST_FRAME`].
+pub const MAX_VALIDATORS: usize = 52;
 /// Version of this protocol.
 pub const VERSION: u8 = 1;
 
@@ -176,10 +183,22 @@ impl Frame {
                 out.put_u16(*table);
             }
         }
-        assert!(out.len() <= MAX_FRAME, "a frame of kind {} grew to {} bytes", out[0], out.len());
+        assert!(out.len() <= LARGEST_FRAME, "a frame of kind {} grew to {} bytes", out[0], out.len());
         out.into()
     }
 }
+
+/// Most bytes of a frame between the validators of a committee: a new view may hold a quorum of view changes, each with
+/// as many prepared entries as may be, each with a quorum's certificate.
+pub const fn max_frame(validators: usize) -> usize {
+    let quorum = validators - (validators - 1) / 3;
+    let certificate = 54 + quorum * VoteProof::MAX_SIZE;
+    let change = 77 + certificate + pbft::MAX_PREPARED * (HEADER_SIZE + certificate);
+    let new_view = 3 + 1 + 74 + quorum * change;
+    if new_view > MAX_FRAME { new_view } else { MAX_FRAME }
+}
+
+const _: () = assert!(max_frame(MAX_VALIDATORS) <= LARGEST_FRAME);
 
 /// Most bytes of records that one transactions frame carries.
 pub const MAX_FORWARD: usize = MAX_FRAME / 4;

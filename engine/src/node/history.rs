@@ -13,8 +13,8 @@ pub struct Committed {
     pub block: Block,
     /// A quorum's commit votes.
     pub certificate: Certificate,
-    /// What became of each transaction; empty until the block is executed.
-    pub codes: Vec<Code>,
+    /// What became of each transaction, once the block is executed.
+    pub codes: Option<Vec<Code>>,
 }
 
 /// The newest committed blocks of one table, without gaps.
@@ -23,12 +23,14 @@ pub struct History {
     blocks: VecDeque<Committed>,
     bytes: usize,
     max_bytes: usize,
+    /// The height that is taken next; zero before the first block.
+    next: Height,
 }
 
 impl History {
     /// Keeps blocks of at most `max_bytes` together, and always the newest one.
     pub fn new(max_bytes: usize) -> History {
-        History { blocks: VecDeque::new(), bytes: 0, max_bytes }
+        History { blocks: VecDeque::new(), bytes: 0, max_bytes, next: 0 }
     }
 
     /// Adds the next block. A gap, as after a state transfer, forgets all that lies before it.
@@ -37,8 +39,11 @@ impl History {
             self.blocks.clear();
             self.bytes = 0;
         }
+        if self.next == 0 {
+            self.next = block.height();
+        }
         self.bytes += block.bytes().len();
-        self.blocks.push_back(Committed { block, certificate, codes: Vec::new() });
+        self.blocks.push_back(Committed { block, certificate, codes: None });
         while self.bytes > self.max_bytes && self.blocks.len() > 1 {
             let oldest = self.blocks.pop_front().expect("there are two");
             self.bytes -= oldest.block.bytes().len();
@@ -48,7 +53,26 @@ impl History {
     /// Notes what became of a block's transactions.
     pub fn executed(&mut self, height: Height, codes: Vec<Code>) {
         if let Some(place) = self.place(height) {
-            self.blocks[place].codes = codes;
+            self.blocks[place].codes = Some(codes);
+        }
+    }
+
+    /// Hands out each executed block once, in order, up to the height that is `executed`. Adds to `missed` those that were dropped
+    /// before they were taken, or never executed here since a fetched state came first.
+    pub fn take_executed(&mut self, executed: Height, missed: &mut u64) -> Option<&Committed> {
+        loop {
+            let first = self.blocks.front()?.block.height();
+            if self.next > executed {
+                return None;
+            }
+            *missed += first.saturating_sub(self.next);
+            self.next = self.next.max(first);
+            let place = self.place(self.next)?;
+            self.next += 1;
+            if self.blocks[place].codes.is_some() {
+                return Some(&self.blocks[place]);
+            }
+            *missed += 1;
         }
     }
 
@@ -82,5 +106,73 @@ impl History {
         let first = self.blocks.front()?.block.height();
         let place = usize::try_from(height.checked_sub(first)?).ok()?;
         (place < self.blocks.len()).then_some(place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dag::{
+        Vote, VoteKind,
+        table_block::{BlockBuilder, BlockHeader},
+    };
+
+    use super::*;
+
+    fn push(history: &mut History, height: Height) {
+        let block = BlockBuilder::new().seal(BlockHeader {
+            chain: 1,
+            epoch: 0,
+            table: 0,
+            height,
+            view: 0,
+            time: 1,
+            proposer: 0,
+            parent: Hash::ZERO,
+            transactions_root: Hash::ZERO,
+            inbox_root: Hash::ZERO,
+            checkpoint_height: 0,
+            checkpoint: Hash::ZERO,
+        });
+        let vote =
+            Vote { kind: VoteKind::Commit, table: 0, height, view: 0, digest: block.hash(), checked: false };
+        history.push(block, Certificate { vote, proofs: Vec::new() });
+    }
+
+    /// Takes all that there is: the heights, and how many were missed.
+    fn take(history: &mut History, executed: Height) -> (Vec<Height>, u64) {
+        let (mut heights, mut missed) = (Vec::new(), 0);
+        while let Some(taken) = history.take_executed(executed, &mut missed) {
+            heights.push(taken.block.height());
+        }
+        (heights, missed)
+    }
+
+    #[test]
+    fn each_executed_block_is_handed_out_once() {
+        let mut history = History::new(1 << 20);
+        assert_eq!(take(&mut history, 9), (vec![], 0));
+        (5..=8).for_each(|height| push(&mut history, height));
+        assert_eq!(take(&mut history, 4), (vec![], 0), "committed is not executed");
+        (5..=6).for_each(|height| history.executed(height, Vec::new()));
+        assert_eq!(take(&mut history, 6), (vec![5, 6], 0));
+        assert_eq!(take(&mut history, 6), (vec![], 0));
+        (7..=8).for_each(|height| history.executed(height, Vec::new()));
+        assert_eq!(take(&mut history, 8), (vec![7, 8], 0));
+    }
+
+    #[test]
+    fn what_nobody_took_in_time_is_missed() {
+        let mut history = History::new(1);
+        (1..=5).for_each(|height| {
+            push(&mut history, height);
+            history.executed(height, Vec::new());
+        });
+        assert_eq!(take(&mut history, 5), (vec![5], 4));
+        // A fetched state: 6 was committed and not executed here, 7 to 9 never came.
+        push(&mut history, 6);
+        assert_eq!(take(&mut history, 9), (vec![], 1));
+        push(&mut history, 10);
+        history.executed(10, Vec::new());
+        assert_eq!(take(&mut history, 10), (vec![10], 3));
     }
 }

@@ -80,15 +80,19 @@ impl Core {
 
     /// Whether clients' records have to wait outside.
     pub(super) fn is_full(&self) -> bool {
-        let waiting: usize = self.tables.iter().map(|table| table.mempool.len()).sum();
-        self.verifier.is_full() || waiting >= MAX_WAITING
+        self.verifier.is_full() || self.waiting() >= MAX_WAITING
+    }
+
+    fn waiting(&self) -> usize {
+        self.tables.iter().map(|table| table.mempool.len()).sum()
     }
 
     /// Takes clients' records in, as long as there is room.
     pub(super) fn admit(&mut self, now: u64) {
         let mut clients = std::mem::take(&mut self.clients);
+        let room = MAX_WAITING.saturating_sub(self.waiting()).min(ADMIT_SLICE);
         let mut admitted = 0;
-        while admitted < ADMIT_SLICE && clients.has_backlog() && !self.is_full() {
+        while admitted < room && clients.has_backlog() && !self.verifier.is_full() {
             let mut refused = Vec::new();
             let resume = clients.admit_next(|client, tag, record, arrived| {
                 admitted += 1;

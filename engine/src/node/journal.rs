@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use dag::{
     Hash, Height, TableId,
+    client::Code,
     wire::{Put, Reader, WireError},
 };
 
@@ -32,15 +33,22 @@ pub struct OutcomeRecord {
     pub hash: Hash,
     /// The transactions that failed.
     pub failed: Failed,
+    /// Why, for each of them.
+    pub causes: Vec<Code>,
 }
 
 impl OutcomeRecord {
-    /// Appends the layout: table (2), height (8), hash (32), failed transactions.
+    /// Appends the layout: table (2), height (8), hash (32), failed transactions, a code (1) for each of them.
+    ///
+    /// # Panics
+    /// Where there are not as many codes as failed transactions.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        assert_eq!(self.failed.len(), self.causes.len(), "each failure has its cause");
         out.put_u16(self.table);
         out.put_u64(self.height);
         out.put(&self.hash.0);
         self.failed.encode(out);
+        self.causes.iter().for_each(|cause| out.put_u8(*cause as u8));
     }
 
     /// Reads a record that fills `bytes`.
@@ -48,8 +56,10 @@ impl OutcomeRecord {
         let mut reader = Reader::new(bytes);
         let (table, height, hash) = (reader.u16()?, reader.u64()?, reader.hash()?);
         let failed = Failed::decode(&mut reader)?;
+        let cause = |_| Code::from_byte(reader.u8()?).ok_or(WireError::Field("code"));
+        let causes = (0..failed.len()).map(cause).collect::<Result<Vec<_>, _>>()?;
         reader.finish()?;
-        Ok(OutcomeRecord { table, height, hash, failed })
+        Ok(OutcomeRecord { table, height, hash, failed, causes })
     }
 }
 
@@ -137,8 +147,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn outcomes_round_trip(table: u16, height: u64, hash: [u8; 32]) {
-            let record = OutcomeRecord { table, height, hash: Hash(hash), failed: Failed::default() };
+        fn outcomes_round_trip(table: u16, height: u64, hash: [u8; 32], codes in prop::collection::vec(0u8..21, 0..50)) {
+            let codes: Vec<Code> = codes.into_iter().filter_map(Code::from_byte).collect();
+            let causes = codes.iter().copied().filter(|code| *code != Code::Committed).collect();
+            let record = OutcomeRecord { table, height, hash: Hash(hash), failed: Failed::of(&codes), causes };
             let mut bytes = Vec::new();
             record.encode(&mut bytes);
             prop_assert_eq!(OutcomeRecord::decode(&bytes), Ok(record));

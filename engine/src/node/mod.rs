@@ -80,6 +80,8 @@ pub struct Settings {
     pub pipeline: u64,
     /// With this many transactions ready a block is made though [`pipeline`](Self::pipeline) are in flight.
     pub batch_target: usize,
+    /// Never vote, propose or change a view: the validator has forgotten votes, and follows.
+    pub silent: bool,
 }
 
 impl Default for Settings {
@@ -96,6 +98,7 @@ impl Default for Settings {
             execute_slice: 256,
             pipeline: 2,
             batch_target: 256,
+            silent: false,
         }
     }
 }
@@ -201,6 +204,8 @@ pub struct Core {
     effects: VecDeque<Effect>,
     /// Where the next slice of execution begins.
     execute_next: usize,
+    /// By validator: its vote bundles whose signatures wait.
+    bundles_waiting: Vec<u32>,
     /// By lane and validator: whether it can be spoken to.
     links_up: Vec<Vec<bool>>,
     settled: Vec<Settled>,
@@ -248,6 +253,7 @@ impl Core {
             journal: Journal::new(log.0, log.1),
             effects: VecDeque::new(),
             execute_next: 0,
+            bundles_waiting: vec![0; shard.committee.size()],
             links_up: vec![vec![false; shard.committee.size()]; usize::from(shard.lanes)],
             meters: Meters::new(placement.core),
             settled: Vec::new(),

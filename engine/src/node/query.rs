@@ -7,7 +7,7 @@ use dag::{
 };
 use shard_core::{accounts::ProofError, mempool::Origin};
 
-use super::{Core, TableNode, clients::ClientId, history::Committed};
+use super::{Core, TableNode, clients::ClientId, history::Committed, meters::Count};
 use crate::rpc::{
     AccountProofInfo, BlockInfo, Call, CoreStatus, Fate, PeerStatus, Place, ProofAnswer, Request, Response,
     TableStatus, TransactionInfo,
@@ -85,7 +85,7 @@ impl Core {
                 self.tables.iter().find_map(|table| table.history.by_hash(hash)).and_then(info),
             ),
             Request::Latest(table) => {
-                let executed = |table: &TableNode| table.history.at(table.state.height()).and_then(info);
+                let executed = |table: &TableNode| table.history.at(table.executed_height()).and_then(info);
                 Response::Block(self.table(*table).and_then(executed))
             }
             Request::Proof(address) => Response::Proof(self.proof(address)),
@@ -98,6 +98,17 @@ impl Core {
             }
         };
         call.answer(response);
+    }
+
+    /// The next executed block for the index: each is handed out once, those of a table in order.
+    pub fn next_executed(&mut self) -> Option<BlockInfo> {
+        let mut missed = 0;
+        let next = self.tables.iter_mut().find_map(|table| {
+            let executed = table.executed_height();
+            table.history.take_executed(executed, &mut missed).and_then(info).map(|info| *info)
+        });
+        self.meters.count(Count::BlocksUnindexed, missed);
+        next
     }
 
     fn table(&self, table: dag::TableId) -> Option<&TableNode> {
@@ -127,7 +138,7 @@ impl Core {
                 let index = usize::try_from(place.index).expect("at most a block's transactions");
                 let committed = table.history.at(place.height);
                 let record = committed.map(|committed| committed.block.transaction_bytes(index));
-                let code = committed.and_then(|committed| committed.codes.get(index)).copied();
+                let code = committed.and_then(|committed| committed.codes.as_ref()?.get(index)).copied();
                 let place = Place { table: place.table, height: place.height, index: place.index };
                 let fate = Fate::Executed { place, code: code.unwrap_or(Code::Committed) };
                 return Some(TransactionInfo { fate, record: record.unwrap_or_default() });
@@ -173,16 +184,14 @@ impl Core {
             tables: tables.collect(),
             peers: peers.collect(),
             fault: fault.map(str::to_owned),
+            votes: !self.settings.silent,
         }
     }
 }
 
 /// An executed block as the RPC thread wants it.
 fn info(committed: &Committed) -> Option<Box<BlockInfo>> {
-    if committed.codes.len() != committed.block.len() {
-        return None;
-    }
-    let failed = committed.codes.iter().enumerate().filter(|(_, code)| **code != Code::Committed);
+    let failed = committed.codes.as_ref()?.iter().enumerate().filter(|(_, code)| **code != Code::Committed);
     Some(Box::new(BlockInfo {
         block: committed.block.clone(),
         certificate: Some(committed.certificate.clone()),

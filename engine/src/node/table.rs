@@ -22,6 +22,8 @@ use crate::topology::Shard;
 
 /// Committed blocks that may wait for execution before the table stops voting for new ones.
 pub(super) const MAX_UNEXECUTED: usize = 32;
+/// Outputs of the replica that may wait for the journal before it takes no more messages, and says no more.
+const MAX_OUTPUTS: usize = 4096;
 /// A transaction that waits so long while others commit makes its holder suspect the primary, ns.
 const CENSORED_AFTER: u64 = 10_000_000_000;
 /// A table that commits nothing for so long, while something waits, asks all validators for help, ns.
@@ -189,7 +191,8 @@ impl TableNode {
     pub fn poll_timeout(&self) -> Option<u64> {
         let censored =
             self.mempool.oldest_waiting().map(|since| (since + CENSORED_AFTER).max(self.trusted_until));
-        [self.replica.poll_timeout(), self.propose_at, self.sync.poll_timeout(), censored, self.stuck_at()]
+        let replica = self.replica.poll_timeout().filter(|_| !self.is_stalled());
+        [replica, self.propose_at, self.sync.poll_timeout(), censored, self.stuck_at()]
             .into_iter()
             .flatten()
             .min()
@@ -209,11 +212,21 @@ impl TableNode {
         due <= wall
     }
 
+    /// Whether the replica's outputs wait for a disk that is full.
+    pub fn is_stalled(&self) -> bool {
+        self.replica.backlog() >= MAX_OUTPUTS
+    }
+
     /// Runs what is due.
     pub fn on_timeout(&mut self, now: u64) {
-        if self.replica.poll_timeout().is_some_and(|at| at <= now) {
+        if !self.is_stalled() && self.replica.poll_timeout().is_some_and(|at| at <= now) {
             self.replica.on_timeout(now);
         }
+    }
+
+    /// The highest block that is executed to its end. A state counts its last block before its checkpoint is hashed.
+    pub fn executed_height(&self) -> Height {
+        self.state.height().saturating_sub(u64::from(self.state.is_busy()))
     }
 
     /// By table: the height up to which its receipts are applied here.

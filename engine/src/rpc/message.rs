@@ -128,8 +128,16 @@ pub struct BlockInfo {
     pub block: Block,
     /// The quorum's commit votes, where the node still has them.
     pub certificate: Option<Certificate>,
-    /// The transactions that failed in execution, by index; all others succeeded.
+    /// The transactions that failed in execution, by ascending index; all others succeeded.
     pub failed: Vec<(u32, Code)>,
+}
+
+impl BlockInfo {
+    /// What became of a transaction.
+    pub fn code(&self, index: u32) -> Code {
+        let failed = self.failed.binary_search_by_key(&index, |(failed, _)| *failed);
+        failed.map_or(Code::Committed, |place| self.failed[place].1)
+    }
 }
 
 /// The answer to a question for a proof.
@@ -165,6 +173,8 @@ pub struct CoreStatus {
     pub peers: Vec<PeerStatus>,
     /// What keeps it from working, in one line, such as a full disk.
     pub fault: Option<String>,
+    /// Whether the validator votes; one that has forgotten votes only follows.
+    pub votes: bool,
 }
 
 /// A table's state.

@@ -16,7 +16,10 @@ use super::{
     message::{CoreStatus, Fate, ProofAnswer, Request, Response},
     views,
 };
-use crate::metrics::{CoreMetrics, NodeMetrics, ProcessUse};
+use crate::{
+    index::Question,
+    metrics::{CoreMetrics, NodeMetrics, ProcessUse},
+};
 
 /// How long a question may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,7 +38,13 @@ pub(super) enum Started {
     /// It needed no core.
     Done(Value),
     /// Cores have been asked.
-    Asked { answers: Vec<oneshot::Receiver<Response>>, patience: Patience, render: Render },
+    Asked {
+        answers: Vec<oneshot::Receiver<Response>>,
+        patience: Patience,
+        /// What to ask the block index where no core knows.
+        archived: Option<Question>,
+        render: Render,
+    },
 }
 
 /// What methods may use.
@@ -82,14 +91,29 @@ fn one(
     render: impl FnOnce(Response) -> Result<Value, RpcError> + 'static,
 ) -> Started {
     let render = |mut answers: Vec<Response>| render(answers.pop().expect("one question, one answer"));
-    Started::Asked { answers: vec![answer], patience: Patience::Reply, render: Box::new(render) }
+    Started::Asked {
+        answers: vec![answer],
+        patience: Patience::Reply,
+        archived: None,
+        render: Box::new(render),
+    }
 }
 
 fn all(
     answers: Vec<oneshot::Receiver<Response>>,
     render: impl FnOnce(Vec<Response>) -> Result<Value, RpcError> + 'static,
 ) -> Started {
-    Started::Asked { answers, patience: Patience::Reply, render: Box::new(render) }
+    Started::Asked { answers, patience: Patience::Reply, archived: None, render: Box::new(render) }
+}
+
+/// The same, for what the block index knows longer than the cores.
+fn archived(
+    question: Question,
+    answers: Vec<oneshot::Receiver<Response>>,
+    render: impl FnOnce(Vec<Response>) -> Result<Value, RpcError> + 'static,
+) -> Started {
+    let (archived, render) = (Some(question), Box::new(render));
+    Started::Asked { answers, patience: Patience::Reply, archived, render }
 }
 
 fn mismatch() -> RpcError {
@@ -142,7 +166,7 @@ fn send_transaction(context: &mut Context<'_>, params: Params) -> Result<Started
         _ => Err(mismatch()),
     };
     let patience = if wait { Patience::Wait } else { Patience::Reply };
-    Ok(Started::Asked { answers: vec![answer], patience, render: Box::new(render) })
+    Ok(Started::Asked { answers: vec![answer], patience, archived: None, render: Box::new(render) })
 }
 
 /// A record that is no transaction has no id.
@@ -202,7 +226,7 @@ fn get_transaction(context: &mut Context<'_>, params: Params) -> Result<Started,
     let ById { id } = read(params)?;
     let id = read_hash("id", &id)?;
     let answers = context.gateway.ask_all(&Request::Transaction(id))?;
-    Ok(all(answers, move |answers| {
+    Ok(archived(Question::Transaction(id), answers, move |answers| {
         for answer in answers {
             match answer {
                 Response::Transaction(Some(info)) => return views::transaction(&id, &info),
@@ -226,20 +250,22 @@ struct GetBlock {
 
 fn get_block(context: &mut Context<'_>, params: Params) -> Result<Started, RpcError> {
     let GetBlock { table, height, hash, bytes } = read(params)?;
-    let answers = match (table, height, hash) {
+    let (question, answers) = match (table, height, hash) {
         (Some(table), Some(height), None) => {
             check_table(context, table)?;
             if height == 0 {
                 return Err(RpcError::params("height: a table's first block has height 1"));
             }
-            vec![context.gateway.ask_table(table, Request::Block { table, height })?]
+            let answer = context.gateway.ask_table(table, Request::Block { table, height })?;
+            (Question::Block(table, height), vec![answer])
         }
         (None, None, Some(hash)) => {
-            context.gateway.ask_all(&Request::BlockByHash(read_hash("hash", &hash)?))?
+            let hash = read_hash("hash", &hash)?;
+            (Question::BlockByHash(hash), context.gateway.ask_all(&Request::BlockByHash(hash))?)
         }
         _ => return Err(RpcError::params("give «table» and «height», or «hash»")),
     };
-    Ok(all(answers, move |answers| first_block(answers, bytes)))
+    Ok(archived(question, answers, move |answers| first_block(answers, bytes)))
 }
 
 #[derive(Deserialize)]

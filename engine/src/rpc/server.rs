@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use super::{chain_info::ChainInfo, gateway::Gateway, service::Service};
-use crate::{config::NodeConfig, metrics::prometheus};
+use crate::{config::NodeConfig, index, metrics::prometheus};
 
 /// Bytes of a request's head, and its number of headers, at most.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -120,7 +120,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `address` and starts the thread.
+    /// Listens on `address` and starts the thread. `index` knows what the cores have forgotten.
     ///
     /// # Errors
     /// The address is in use or not ours, or there is no thread to be had.
@@ -129,6 +129,7 @@ impl Server {
         options: RpcOptions,
         chain: ChainInfo,
         gateway: Gateway,
+        index: Option<index::Reader>,
     ) -> Result<Server, ServerError> {
         let listener = std::net::TcpListener::bind(address).map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => ServerError::InUse(address),
@@ -142,7 +143,7 @@ impl Server {
             .map_err(ServerError::Thread)?;
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new().name("rpc".into()).spawn(move || {
-            let service = Service::new(gateway, chain, options.reply_timeout, options.wait_timeout);
+            let service = Service::new(gateway, chain, index, options.reply_timeout, options.wait_timeout);
             let serve = async {
                 let listener = TcpListener::from_std(listener).expect("registers with this executor");
                 tokio::select! {

@@ -6,7 +6,10 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::{sync::oneshot, time::timeout_at};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::timeout_at,
+};
 
 use super::{
     chain_info::ChainInfo,
@@ -15,12 +18,21 @@ use super::{
     message::{Request, Response},
     methods::{self, Context, Patience, Started},
 };
-use crate::metrics::NodeMetrics;
+use crate::{
+    index::{self, Question},
+    metrics::NodeMetrics,
+};
+
+/// Look-ups in the index that run at once; further ones wait.
+const LOOKUPS: usize = 4;
 
 /// What all connections share. The RPC thread is one, so a cell is enough.
 pub(super) struct Service {
     gateway: RefCell<Gateway>,
     chain: ChainInfo,
+    index: Option<index::Reader>,
+    /// Look-ups in the index that run at once.
+    lookups: Semaphore,
     reply_timeout: Duration,
     wait_timeout: Duration,
     started: Instant,
@@ -51,11 +63,12 @@ impl Service {
     pub fn new(
         gateway: Gateway,
         chain: ChainInfo,
+        index: Option<index::Reader>,
         reply_timeout: Duration,
         wait_timeout: Duration,
     ) -> Service {
-        let gateway = RefCell::new(gateway);
-        Service { gateway, chain, reply_timeout, wait_timeout, started: Instant::now() }
+        let (gateway, lookups) = (RefCell::new(gateway), Semaphore::new(LOOKUPS));
+        Service { gateway, chain, index, lookups, reply_timeout, wait_timeout, started: Instant::now() }
     }
 
     /// Handles one body.
@@ -123,8 +136,14 @@ impl Service {
         let result = match running.started {
             Err(error) => Err(error),
             Ok(Started::Done(value)) => Ok(value),
-            Ok(Started::Asked { answers, patience, render }) => {
+            Ok(Started::Asked { answers, patience, archived, render }) => {
                 let answers = self.collect(answers, running.begun, patience).await;
+                let answers = match (answers, archived) {
+                    (Ok(answers), Some(question)) if answers.iter().all(is_unknown) => {
+                        self.look_up(question, answers, running.begun).await
+                    }
+                    (answers, _) => answers,
+                };
                 answers.and_then(render)
             }
         };
@@ -152,6 +171,30 @@ impl Service {
         Ok(answers)
     }
 
+    /// Asks the index for what the cores don't know (any more). Without an index their answers stand.
+    async fn look_up(
+        &self,
+        question: Question,
+        answers: Vec<Response>,
+        begun: tokio::time::Instant,
+    ) -> Result<Vec<Response>, RpcError> {
+        let Some(index) = self.index.clone() else { return Ok(answers) };
+        let found = async {
+            let _place = self.lookups.acquire().await.expect("the semaphore is never closed");
+            tokio::task::spawn_blocking(move || index.answer(question)).await
+        };
+        match timeout_at(begun + self.reply_timeout, found).await {
+            // What a core said of a transaction is more than nothing.
+            Ok(Ok(Ok(Response::Transaction(None)))) => Ok(answers),
+            Ok(Ok(Ok(response))) => Ok(vec![response]),
+            Ok(Ok(Err(error))) => {
+                Err(RpcError::new(code::INTERNAL, format_args!("the block index can't be read: {error}")))
+            }
+            Ok(Err(_)) => Err(RpcError::new(code::INTERNAL, "the block index is damaged")),
+            Err(_) => Err(timeout(self.reply_timeout, Patience::Reply)),
+        }
+    }
+
     async fn ask_all(&self, request: &Request) -> Result<Vec<Response>, RpcError> {
         let answers = self.gateway.borrow_mut().ask_all(request)?;
         self.collect(answers, tokio::time::Instant::now(), Patience::Reply).await
@@ -168,6 +211,15 @@ impl Service {
         let faults = statuses.map_err(|error| error.message)?.into_iter().filter_map(|status| status.fault);
         let faults: Vec<String> = faults.collect();
         if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
+    }
+}
+
+/// Whether a core does not know what was asked for, or knows only where it stands.
+fn is_unknown(answer: &Response) -> bool {
+    match answer {
+        Response::Block(block) => block.is_none(),
+        Response::Transaction(transaction) => transaction.as_ref().is_none_or(|info| info.record.is_empty()),
+        _ => false,
     }
 }
 

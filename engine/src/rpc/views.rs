@@ -87,6 +87,10 @@ fn transaction_members(transaction: &Transaction<'_>) -> Value {
 pub(super) fn transaction(id: &Hash, info: &TransactionInfo) -> Result<Value, RpcError> {
     let mut view = json!({ "id": hash(id) });
     extend(&mut view, fate_members(info.fate));
+    if info.record.is_empty() {
+        // So long ago that only its place is remembered.
+        return Ok(view);
+    }
     let transaction = Transaction::parse(&info.record).map_err(|error| {
         RpcError::new(code::INTERNAL, format_args!("a core sent no transaction: {error}"))
     })?;
@@ -126,12 +130,8 @@ pub(super) fn block(info: &BlockInfo, with_bytes: bool) -> Value {
 }
 
 fn block_transactions(info: &BlockInfo) -> Vec<Value> {
-    let outcome = |index: usize| {
-        let failed = info.failed.iter().find(|(failed, _)| usize::try_from(*failed) == Ok(index));
-        failed.map_or(Code::Committed, |(_, code)| *code)
-    };
     let view = |index: usize| {
-        let code = outcome(index);
+        let code = info.code(u32::try_from(index).expect("at most 1024"));
         let mut view = json!({
             "id": hash(&info.block.id(index)),
             "status": if code == Code::Committed { "committed" } else { "failed" },
@@ -214,6 +214,7 @@ pub(super) fn status(info: &ChainInfo, uptime_seconds: u64, cores: &[CoreStatus]
         "uptimeSeconds": uptime_seconds,
         "healthy": faults.is_empty(),
         "faults": faults,
+        "votes": cores.iter().all(|core| core.votes),
         "tables": tables,
         "peers": peers(info, cores),
         "cores": cores.iter().map(|core| core_use(&core.core_use)).collect::<Vec<_>>(),

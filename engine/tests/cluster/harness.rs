@@ -190,6 +190,18 @@ impl Client {
         Response::parse(&self.frames.remove(0)).unwrap()
     }
 
+    /// Asserts that no answer comes for so long.
+    pub fn is_not_answered_for(&mut self, time: Duration) {
+        assert!(self.frames.is_empty());
+        self.stream.set_read_timeout(Some(time)).unwrap();
+        let read = self.stream.read(&mut [0; 1]);
+        assert!(
+            read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock),
+            "nothing was expected"
+        );
+        self.stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    }
+
     /// So many replies, by tag.
     pub fn replies(&mut self, count: usize) -> Vec<Reply> {
         let mut all = Vec::new();

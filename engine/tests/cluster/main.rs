@@ -5,28 +5,32 @@
 mod harness;
 
 use dag::client::Code;
-use std::{fs::OpenOptions, os::unix::fs::FileExt, path::PathBuf};
+use engine::{
+    config::Setup,
+    repair::{self, Finding, Remedy, RepairError},
+};
+use std::{fs::OpenOptions, os::unix::fs::FileExt, path::PathBuf, time::Duration};
 
 use harness::{BALANCE, Client, Cluster, account};
 
 /// Waits until a validator's view of all accounts is the expected one.
 fn await_balances(client: &mut Client, expected: &[u64]) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
     for (index, &balance) in expected.iter().enumerate() {
         while client.account(&account(index as u64)).map_or(0, |state| state.balance) != balance {
             assert!(std::time::Instant::now() < deadline, "account {index} never gets its {balance}");
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
 
 /// Waits until a validator has executed so many transactions of each account.
 fn await_sequences(client: &mut Client, accounts: u64, sequence: u64) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
     for index in 0..accounts {
         while client.account(&account(index)).is_none_or(|state| state.sequence < sequence) {
             assert!(std::time::Instant::now() < deadline, "account {index} never gets to {sequence}");
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
@@ -127,6 +131,45 @@ fn a_damaged_log_is_named_and_refused_while_the_others_go_on() {
     let mut client = Client::connect(cluster.validators[0].submission);
     let reply = client.submit(&[cluster.transfer(0, 4, &[(1, 7)])]);
     assert_eq!(reply[0].code, Code::Committed);
+
+    // No snapshot was taken behind the damage, so votes are lost: without consent nothing is done.
+    let setup = || Setup::load(&cluster.validators[3].config).unwrap();
+    let remedy = |setup: &Setup| match &repair::check(setup).unwrap().cores[..] {
+        [Finding::Damaged { remedy, .. }] => *remedy,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(remedy(&setup()), Remedy::Silence { cut: Some(_) }));
+    assert!(matches!(repair::run(&setup(), false), Err(RepairError::WouldSilence)));
+    assert!(matches!(remedy(&setup()), Remedy::Silence { cut: Some(_) }));
+    let put_aside = repair::run(&setup(), true).unwrap();
+    assert!(!put_aside.is_empty() && put_aside.iter().all(|file| file.exists()));
+    let report = repair::check(&setup()).unwrap();
+    assert!(report.silent && !matches!(report.cores[0], Finding::Damaged { .. }), "{report:?}");
+    cluster.start(3);
+    await_sequences(&mut Client::connect(cluster.validators[3].submission), 1, 4);
+    // It follows, and never votes: with one more validator down nothing is committed.
+    cluster.stop(1);
+    client.send(9, &[cluster.transfer(0, 5, &[(1, 7)])]);
+    client.is_not_answered_for(Duration::from_secs(3));
+    cluster.start(1);
+    assert_eq!(client.replies(1)[0].code, Code::Committed);
+    await_sequences(&mut Client::connect(cluster.validators[3].submission), 1, 5);
+}
+
+#[test]
+fn there_is_nothing_to_repair_before_the_first_start() {
+    let mut cluster = Cluster::new(4, 4, 1, 1, 4);
+    let setup = |cluster: &Cluster| Setup::load(&cluster.validators[0].config).unwrap();
+    assert!(matches!(repair::check(&setup(&cluster)), Err(RepairError::Missing(_))));
+    cluster.start(0);
+    drop(Client::connect(cluster.validators[0].submission));
+    let error = repair::check(&setup(&cluster)).unwrap_err().to_string();
+    assert!(error.contains("another node runs on the data directory"), "{error}");
+    cluster.stop(0);
+    let report = repair::check(&setup(&cluster)).unwrap();
+    assert!(!report.silent && matches!(report.cores[..], [Finding::Whole { .. }]), "{report:?}");
+    assert_eq!(repair::run(&setup(&cluster), true).unwrap(), Vec::<PathBuf>::new());
+    assert!(!repair::check(&setup(&cluster)).unwrap().silent, "what is whole is left alone");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use dag::{
 };
 use engine::{
     genesis::{Genesis, GenesisValidator, Parameters, dev::dev_account_key},
+    index,
     metrics::{CoreMetrics, CoreUse, Phase, Stage, Stages},
     rpc::{
         AccountProofInfo, BlockInfo, Call, ChainInfo, CoreCalls, CoreStatus, Fate, Gateway, PeerStatus,
@@ -74,8 +75,13 @@ pub fn home() -> u16 {
 }
 
 pub fn block(table: u16) -> Block {
+    block_at(table, HEIGHT)
+}
+
+/// A block of three transfers; no two heights have one in common.
+pub fn block_at(table: u16, height: u64) -> Block {
     let mut builder = BlockBuilder::new();
-    for sequence in 1..=3 {
+    for sequence in (1..=3).map(|sequence| if height == HEIGHT { sequence } else { 10 * height + sequence }) {
         let record = transfer(sequence, 2);
         let transaction = Transaction::parse(&record).unwrap();
         assert!(builder.push(transaction.id(), &transaction));
@@ -84,7 +90,7 @@ pub fn block(table: u16) -> Block {
         chain: genesis().chain(),
         epoch: 0,
         table,
-        height: HEIGHT,
+        height,
         view: 2,
         time: 1_700_000_000_000_000,
         proposer: 1,
@@ -123,6 +129,12 @@ fn proof(address: Address) -> AccountProofInfo {
     let certificate = certificate(VoteKind::Checkpoint, home(), 0, checkpoint.digest());
     let proof = AccountProof { leaf, position: 0, accounts: 1, path: Vec::new() };
     AccountProofInfo { proof, checkpoint, certificate }
+}
+
+/// The block with its outcome: the second transaction has failed.
+pub fn executed(block: Block) -> Box<BlockInfo> {
+    let certificate = Some(certificate(VoteKind::Commit, block.header().table, 2, block.hash()));
+    Box::new(BlockInfo { block, certificate, failed: vec![(1, Code::Overdraft)] })
 }
 
 struct FakeCore {
@@ -186,9 +198,7 @@ impl FakeCore {
 
     fn block(&self, table: u16) -> Box<BlockInfo> {
         assert!(self.tables.contains(&table), "the core of the table is asked");
-        let block = block(table);
-        let certificate = Some(certificate(VoteKind::Commit, table, 2, block.hash()));
-        Box::new(BlockInfo { block, certificate, failed: vec![(1, Code::Overdraft)] })
+        executed(block(table))
     }
 
     fn status(&self) -> CoreStatus {
@@ -207,6 +217,7 @@ impl FakeCore {
             tables: self.tables.iter().map(table).collect(),
             peers: peers.into(),
             fault: None,
+            votes: true,
         }
     }
 
@@ -250,6 +261,15 @@ pub struct FakeNode {
 
 impl FakeNode {
     pub fn start(mood: Mood, ring: usize, options: RpcOptions) -> FakeNode {
+        FakeNode::with_index(mood, ring, options, None)
+    }
+
+    pub fn with_index(
+        mood: Mood,
+        ring: usize,
+        options: RpcOptions,
+        index: Option<index::Reader>,
+    ) -> FakeNode {
         let stop = Arc::new(AtomicBool::new(mood == Mood::Ended));
         let core_of_table: Vec<usize> = (0..usize::from(TABLES)).map(|table| table % CORES).collect();
         let (mut links, mut cores) = (Vec::new(), Vec::new());
@@ -270,7 +290,7 @@ impl FakeNode {
         }
         let chain = ChainInfo::new(&genesis(), 2);
         let gateway = Gateway::new(links, core_of_table);
-        let server = Server::start("127.0.0.1:0".parse().unwrap(), options, chain, gateway).unwrap();
+        let server = Server::start("127.0.0.1:0".parse().unwrap(), options, chain, gateway, index).unwrap();
         FakeNode { server: Some(server), cores, stop }
     }
 

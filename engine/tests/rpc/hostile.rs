@@ -164,7 +164,8 @@ fn an_address_in_use_says_what_to_do() {
     let (core, _calls) = link(1, Box::new(|| {}));
     let gateway = Gateway::new(vec![core], vec![0]);
     let chain = ChainInfo::new(&genesis(), 0);
-    let error = Server::start(node.address(), RpcOptions::default(), chain, gateway).unwrap_err().to_string();
+    let error =
+        Server::start(node.address(), RpcOptions::default(), chain, gateway, None).unwrap_err().to_string();
     assert!(error.contains("is in use: stop the program that listens there"), "{error}");
 }
 

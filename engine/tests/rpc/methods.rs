@@ -8,6 +8,7 @@ use dag::{
     wire::Reader,
 };
 use engine::{
+    index::{Index, IndexConfig},
     metrics::{NodeMetrics, Stage},
     rpc::{HttpLimits, MAX_BATCH, MAX_RESPONSE, RpcOptions, code},
 };
@@ -97,6 +98,36 @@ fn accounts_and_transactions_are_found_on_their_core() {
         call(node.address(), "getTransaction", json!({ "id": "12" })).unwrap_err().0,
         code::INVALID_PARAMS
     );
+}
+
+#[test]
+fn what_the_cores_have_forgotten_comes_from_the_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = IndexConfig { path: folder.path().join("index"), retain_bytes: u64::MAX };
+    let old = block_at(home(), 3);
+    let (index, mut feeds) = Index::start(config.clone(), 1).unwrap();
+    feeds[0].push(*executed(old.clone())).unwrap();
+    drop(feeds);
+    index.join();
+    let (index, _feeds) = Index::start(config, 1).unwrap();
+    let reader = Some(index.reader().clone());
+    let node = FakeNode::with_index(Mood::Willing, 64, RpcOptions::default(), reader);
+    let get = |params| call(node.address(), "getBlock", params).unwrap();
+    let by_height = get(json!({ "table": home(), "height": 3 }));
+    assert_eq!(by_height["hash"], json!(old.hash().to_string()));
+    assert_eq!(by_height["transactions"][1]["reason"], json!(Code::Overdraft.to_string()));
+    assert_eq!(get(json!({ "hash": old.hash().to_string() })), by_height);
+    let transaction = |id: String| call(node.address(), "getTransaction", json!({ "id": id })).unwrap();
+    let found = transaction(old.id(2).to_string());
+    assert_eq!(
+        (&found["status"], &found["height"], &found["index"]),
+        (&json!("committed"), &json!(3), &json!(2))
+    );
+    assert_eq!(found["record"], json!(hex::encode(old.transaction_bytes(2))));
+    // What the cores know comes from them, and what nobody knows is null.
+    assert_eq!(get(json!({ "table": home(), "height": HEIGHT }))["height"], json!(HEIGHT));
+    assert_eq!(get(json!({ "table": home(), "height": 4 })), Value::Null);
+    assert_eq!(transaction("77".repeat(32)), Value::Null);
 }
 
 #[test]

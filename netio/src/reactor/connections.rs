@@ -25,7 +25,7 @@ impl Reactor {
             self.counters.refused += 1;
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many connections"));
         }
-        let socket = tcp::connecting_socket(addr)?;
+        let socket = tcp::connecting_socket(addr, self.config.user_timeout)?;
         let fd = types::Fd(socket.as_raw_fd());
         let address = Box::new(SockAddr::from(addr));
         let connect = opcode::Connect::new(fd, address.as_ptr().cast(), address.len()).build();

@@ -89,9 +89,10 @@ impl Reactor {
         }
         let listener_tag = self.listeners.get(listener).expect("listeners stay").tag;
         let socket = Socket::from(descriptor);
-        // A multishot accept has no room for each peer's address, so it is asked for. Either call fails only when the
+        // A multishot accept has no room for each peer's address, so it is asked for. Either fails only when the
         // peer has already reset the connection.
-        let (Ok(peer), Ok(())) = (tcp::peer_address(&socket), socket.set_tcp_nodelay(true)) else {
+        let (Ok(peer), Ok(())) = (tcp::peer_address(&socket), tcp::tune(&socket, self.config.user_timeout))
+        else {
             self.counters.accept_errors += 1;
             return;
         };

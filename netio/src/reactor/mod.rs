@@ -58,6 +58,9 @@ pub struct ReactorConfig {
     pub max_files: usize,
     /// Most durable writes in flight.
     pub max_file_writes: usize,
+    /// A connection whose sent bytes are not acknowledged, or whose peer offers no window for them, for so long is closed; an idle
+    /// one is probed after as long. TCP alone would wait a quarter of an hour.
+    pub user_timeout: Duration,
     /// How long a connection under [`Reactor::close_after_flush`] waits, after all has left, for the peer to close.
     pub linger: Duration,
     /// Features that may be used if the kernel has them. All, except to test what happens without.
@@ -75,6 +78,7 @@ impl Default for ReactorConfig {
             send_queue_bytes: 16 << 20,
             max_files: 16,
             max_file_writes: 64,
+            user_timeout: Duration::from_secs(60),
             linger: Duration::from_secs(1),
             features_mask: Features::all(),
         }

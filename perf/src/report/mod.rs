@@ -43,11 +43,12 @@ mod time_chart;
 mod fixture;
 
 pub use compare::{CompareError, Comparison, Figure, compare};
+pub use engine::metrics::Stage;
 pub use folder::{FILES, WriteError, write};
 pub use hgrm::to_hgrm;
 pub use histogram::{DecodeError, LatencyHistogram, Percentiles};
 pub use hlog::to_hlog;
 pub use html::to_html;
 pub use machine::Machine;
-pub use run::{CoreUse, RunData, Sample, Shares, Stage, ValidatorUse};
+pub use run::{CoreUse, RunData, Sample, Shares, ValidatorUse};
 pub use summary::Summary;

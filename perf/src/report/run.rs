@@ -1,8 +1,8 @@
 //! What one measured run produced, as plain data.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
+use engine::metrics::Stage;
 use serde::{Deserialize, Serialize};
 
 use super::{LatencyHistogram, Machine};
@@ -63,28 +63,6 @@ pub struct Sample {
     pub committed: u64,
     /// Latencies of those acknowledged in it.
     pub latency: LatencyHistogram,
-}
-
-/// The steps of a transaction's way through a validator, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Stage {
-    /// Bytes read, framed and parsed.
-    Ingress,
-    /// Signature verified.
-    Verify,
-    /// Waited for, and placed in, a block of its table.
-    Propose,
-    /// Block prepared by a quorum.
-    Prepare,
-    /// Block committed by a quorum.
-    Commit,
-    /// Accounts debited and credited.
-    Execute,
-    /// Log record synced to disk.
-    Durable,
-    /// Acknowledgement handed to the client's socket.
-    Reply,
 }
 
 /// The processor time of one validator.
@@ -149,54 +127,6 @@ impl Sample {
 
 fn per_second(count: u64, seconds: f64) -> f64 {
     if seconds > 0.0 { count as f64 / seconds } else { 0.0 }
-}
-
-impl Stage {
-    /// All stages, in the order a transaction meets them.
-    pub const ALL: [Self; 8] = [
-        Self::Ingress,
-        Self::Verify,
-        Self::Propose,
-        Self::Prepare,
-        Self::Commit,
-        Self::Execute,
-        Self::Durable,
-        Self::Reply,
-    ];
-
-    /// Its key in `summary.json` and its tag in `latency.hlog`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ingress => "ingress",
-            Self::Verify => "verify",
-            Self::Propose => "propose",
-            Self::Prepare => "prepare",
-            Self::Commit => "commit",
-            Self::Execute => "execute",
-            Self::Durable => "durable",
-            Self::Reply => "reply",
-        }
-    }
-
-    /// What the time is spent on, in a few words.
-    pub fn meaning(self) -> &'static str {
-        match self {
-            Self::Ingress => "read, framed and parsed",
-            Self::Verify => "signature verified",
-            Self::Propose => "placed in a block of its table",
-            Self::Prepare => "block prepared by a quorum",
-            Self::Commit => "block committed by a quorum",
-            Self::Execute => "accounts debited and credited",
-            Self::Durable => "log record synced to disk",
-            Self::Reply => "acknowledgement handed over",
-        }
-    }
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
 }
 
 #[cfg(test)]

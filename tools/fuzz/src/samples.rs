@@ -4,7 +4,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 use dag::{
-    Address, Block, Certificate, Hash, VoteBundle, hash::Domain, state_tree::AccountLeaf, wire::Reader,
+    Address, Block, Certificate, Hash, VoteBundle, client::Code, hash::Domain, state_tree::AccountLeaf,
+    wire::Reader,
 };
 use engine::node::{OutcomeRecord, frame::Frame};
 use pbft::{Message, NewView, PreparedEntry, Record, ViewChange};
@@ -161,9 +162,10 @@ pub fn peer_frames() -> Vec<Sample> {
 /// The log's record of a block of which the second transaction failed, and of one without failures.
 pub fn outcomes() -> Vec<Sample> {
     let failed = Failed::decode(&mut Reader::new(&[1, 0, 1, 0])).expect("one index");
-    let outcome = |failed| {
+    let outcome = |failed: Failed| {
+        let causes = vec![Code::Overdraft; failed.len()];
         let mut bytes = Vec::new();
-        OutcomeRecord { table: 5, height: 12, hash: block().hash(), failed }.encode(&mut bytes);
+        OutcomeRecord { table: 5, height: 12, hash: block().hash(), failed, causes }.encode(&mut bytes);
         bytes
     };
     vec![("some_failed", outcome(failed)), ("none_failed", outcome(Failed::default()))]

@@ -5,6 +5,7 @@ use std::{
     io::{self, Write},
 };
 
+pub use perf::figure::columns;
 use serde::Serialize;
 
 use crate::exit::{Failure, Outcome};
@@ -38,40 +39,5 @@ fn write_all(text: &str) -> Outcome {
             Err(Failure::Failed(format!("standard output can't be written: {error}")))
         }
         _ => Ok(()),
-    }
-}
-
-/// Lays out rows in columns: the first one to the left, the others to the right, two spaces between.
-pub fn columns(rows: &[Vec<String>]) -> String {
-    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..count).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(&widths).enumerate();
-        let line: Vec<String> = cells
-            .map(
-                |(column, (cell, &width))| {
-                    if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-                },
-            )
-            .collect();
-        text.push_str(line.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_line_up() {
-        let rows = [["a", "bb", "c"], ["aaa", "b", "µµ"]].map(|row| row.map(String::from).to_vec());
-        assert_eq!(columns(&rows), "a    bb   c\naaa   b  µµ\n");
-        assert_eq!(columns(&[]), "");
     }
 }

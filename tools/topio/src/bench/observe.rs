@@ -156,12 +156,11 @@ impl Observation {
 
 /// Times of a stage between two copies of a validator's metrics.
 fn stage_times(end: &CoreMetrics, begin: Option<&CoreMetrics>, stage: Stage) -> LatencyHistogram {
-    let of = engine::metrics::Stage::from_name(stage.name()).expect("both sides name the same stages");
-    let mut times = end.stages.get(of).clone();
+    let mut times = end.stages.get(stage).clone();
     if let Some(begin) = begin {
         // Fails where the validator was restarted in between: then all it has is from after the beginning.
-        if times.subtract(begin.stages.get(of)).is_err() {
-            times = end.stages.get(of).clone();
+        if times.subtract(begin.stages.get(stage)).is_err() {
+            times = end.stages.get(stage).clone();
         }
     }
     times.into()
@@ -220,7 +219,7 @@ mod tests {
 
     fn metrics(cpu_seconds: f64, busy: u64, idle: u64, times: u64) -> NodeMetrics {
         let mut stages = Stages::new();
-        stages.record_n(engine::metrics::Stage::Commit, 100, times);
+        stages.record_n(Stage::Commit, 100, times);
         let process = ProcessUse { cpu_seconds, resident_bytes: 0 };
         NodeMetrics { process, metrics: CoreMetrics::new(counters(busy, idle), stages) }
     }

@@ -41,7 +41,7 @@ Validators are processes of their own, on loopback; they end with this command. 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// Validators: 4 to 128
+    /// Validators: 4 to 52
     #[arg(long, default_value_t = 4, conflicts_with = "resume")]
     validators: u16,
     /// Tables of the shard: a power of two

@@ -5,6 +5,7 @@ mod devnet;
 mod genesis;
 mod keys;
 mod ledger;
+mod log;
 mod node;
 mod report;
 mod status;
@@ -41,6 +42,9 @@ enum Command {
     Keys(keys::Command),
     /// Make the genesis of a new network
     Genesis(genesis::Arguments),
+    /// Check and repair a stopped validator's disk
+    #[command(subcommand)]
+    Log(log::Command),
     /// Show an account
     #[command(alias = "queryAccount")]
     Account(ledger::AccountArguments),
@@ -74,6 +78,7 @@ impl Cli {
             Command::Node(arguments) => node::run(&arguments),
             Command::Keys(command) => keys::run(&command, format),
             Command::Genesis(arguments) => genesis::run(arguments, format),
+            Command::Log(command) => log::run(&command, format),
             Command::Account(arguments) => ledger::account(&arguments, format),
             Command::Transfer(arguments) => transfer::run(&arguments, format),
             Command::Block(arguments) => ledger::block(&arguments, format),

@@ -24,6 +24,8 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// What keeps it from working.
     pub faults: Vec<String>,
+    /// Whether it votes; one that has forgotten votes only follows.
+    pub votes: bool,
     /// Its tables.
     pub tables: Vec<Table>,
     /// The others, as it sees them.
@@ -105,6 +107,12 @@ impl Display for Status {
         let Status { validator, epoch, version, .. } = self;
         writeln!(f, "validator {}  epoch {epoch}  up {uptime}  version {version}", name(validator))?;
         self.faults.iter().try_for_each(|fault| writeln!(f, "FAULT: {fault}"))?;
+        if !self.votes {
+            writeln!(
+                f,
+                "DOES NOT VOTE: its log was cut, so it may have forgotten votes; it follows and answers"
+            )?;
+        }
         let row = |cells: &[&dyn Display]| cells.iter().map(ToString::to_string).collect::<Vec<_>>();
         let mut rows =
             vec![row(&[&"table", &"view", &"primary", &"committed", &"executed", &"checkpoint", &"pending"])];

@@ -1,7 +1,8 @@
-//! A devnet of real processes, sockets and disks under faults, in about a minute. `tools/smoke` runs it in a release build.
+//! A devnet of real processes, sockets and disks under faults, in about two and a half minutes. `tools/smoke` runs it in a release build.
 //!
 //! | file | tells of |
 //! | --- | --- |
+//! | `disks` | full disks, damaged files, and validators that were away for long |
 //! | `faults` | validators that are killed, stopped and started again under load |
 //! | `strangers` | garbage on every port, and records that have to be refused |
 //! | `people` | the commands, by hand |
@@ -9,6 +10,7 @@
 //!
 //! Nothing is measured here: waits have generous ends, and only what must never happen is asserted.
 
+mod disks;
 mod faults;
 mod load;
 mod network;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fs,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
@@ -21,7 +22,7 @@ use perf::{
 };
 use tempfile::TempDir;
 use topio::{
-    devnet::{Devnet, READY_WITHIN, Sizes},
+    devnet::{Devnet, READY_WITHIN, STOP_WITHIN, Sizes},
     signals::Interrupt,
 };
 
@@ -31,7 +32,8 @@ use crate::load::Load;
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_topio");
 /// Micro-TOP of each account.
 const BALANCE: u64 = 1_000_000_000;
-const SIZES: Sizes = Sizes {
+/// The usual size of a story's network.
+pub const SIZES: Sizes = Sizes {
     validators: 4,
     tables: 16,
     lanes: 1,
@@ -43,6 +45,12 @@ const SIZES: Sizes = Sizes {
 /// How long validators may take to catch up and agree on everything.
 const AGREED_WITHIN: Duration = Duration::from_secs(60);
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// How long anything else that must happen may take.
+const HAPPENS_WITHIN: Duration = Duration::from_secs(30);
+/// Payees of the transactions of a push: as many as may be.
+const PAYEES: usize = 255;
+/// Transactions of a push that are submitted together.
+const PUSHED: usize = 100;
 /// Acknowledged transactions that are asked for one by one.
 const SAMPLE: usize = 200;
 
@@ -53,6 +61,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 pub struct Network {
     pub devnet: Devnet,
     pub genesis: Genesis,
+    sizes: Sizes,
     keys: Vec<KeyPair>,
     folder: TempDir,
     _alone: MutexGuard<'static, ()>,
@@ -61,14 +70,20 @@ pub struct Network {
 impl Network {
     /// Starts one that is ready.
     pub fn start() -> Network {
+        Network::start_with(SIZES, |_| {})
+    }
+
+    /// Starts one of another size, once its files are prepared.
+    pub fn start_with(sizes: Sizes, prepare: impl FnOnce(&Devnet)) -> Network {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let devnet = Devnet::create(Path::new(PROGRAM), &folder.path().join("devnet"), SIZES);
+        let devnet = Devnet::create(Path::new(PROGRAM), &folder.path().join("devnet"), sizes);
         let mut devnet = devnet.expect("a devnet can be made");
+        prepare(&devnet);
         devnet.start().expect("validators can be started");
         let genesis = Genesis::load(&devnet.layout().genesis()).expect("just made");
-        let keys = (0..SIZES.accounts).map(|index| devnet.account_key(index)).collect();
-        let mut network = Network { devnet, genesis, keys, folder, _alone: alone };
+        let keys = (0..sizes.accounts).map(|index| devnet.account_key(index)).collect();
+        let mut network = Network { devnet, genesis, sizes, keys, folder, _alone: alone };
         network.wait_ready();
         network
     }
@@ -77,6 +92,38 @@ impl Network {
     pub fn wait_ready(&mut self) {
         if let Err(error) = self.devnet.wait_ready(READY_WITHIN, &Interrupt::none()) {
             panic!("{error}");
+        }
+    }
+
+    /// Stops a validator cleanly.
+    pub fn stop(&mut self, node: usize) {
+        let node = self.devnet.node(node);
+        node.terminate();
+        assert!(node.reap_until(Instant::now() + STOP_WITHIN), "it stops by itself");
+    }
+
+    /// Has at least so many bytes of transactions committed over a validator, or until something is the case.
+    pub fn push(&self, node: usize, bytes: usize, mut until: impl FnMut(&Network) -> bool) {
+        let mut sequences: Vec<u64> = self.accounts(node).iter().map(|state| state.pending).collect();
+        let mut client = self.client(node);
+        let (mut pushed, mut from) = (0, 0);
+        while pushed < bytes && !until(self) {
+            let records: Vec<Vec<u8>> = (0..PUSHED)
+                .map(|_| {
+                    from = (from + 1) % self.keys.len();
+                    sequences[from] += 1;
+                    let terms = Terms { sequence: sequences[from], ..self.terms() };
+                    let payee =
+                        |i: usize| Payee { to: self.keys[(from + i) % self.keys.len()].address(), amount: 1 };
+                    let payees: Vec<Payee> = (1..=PAYEES).map(payee).collect();
+                    sign(&self.keys[from], &terms, &payees).expect("well-formed")
+                })
+                .collect();
+            let records: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
+            for reply in client.submit_all(&records).expect("the validator answers") {
+                assert_eq!(reply.code, Code::Committed, "{}", reply.code);
+            }
+            pushed += records.iter().map(|record| record.len()).sum::<usize>();
         }
     }
 
@@ -92,7 +139,7 @@ impl Network {
             chain: self.genesis.chain(),
             epoch: self.genesis.epoch(),
             tables: self.genesis.tables(),
-            validators: SIZES.validators,
+            validators: self.sizes.validators,
         };
         Load::start(target, self.keys.clone(), self.acks_file())
     }
@@ -171,7 +218,7 @@ impl Network {
         }
         let step = (acks.len() / SAMPLE).max(1);
         for (index, ack) in acks.iter().step_by(step).enumerate() {
-            self.has_place(index % usize::from(SIZES.validators), ack);
+            self.has_place(index % usize::from(self.sizes.validators), ack);
         }
     }
 
@@ -179,7 +226,8 @@ impl Network {
         let rpc = self.devnet.nodes()[node].rpc();
         let found = rpc.transaction(&ack.id.to_string()).expect("the validator answers");
         // A validator that caught up by fetching state, not blocks, need not know each transaction.
-        let Some(found) = found else { return };
+        let fetched = self.counter(node, "state_transfers_total") > 0;
+        let Some(found) = found else { return assert!(fetched, "validator {node} does not know {ack}") };
         let fate = found.view.fate;
         assert_eq!(fate.status, "committed", "{ack}");
         assert_eq!(
@@ -223,6 +271,24 @@ impl Network {
     pub fn counter(&self, node: usize, name: &str) -> u64 {
         let metrics = self.devnet.nodes()[node].rpc().metrics().expect("the validator answers");
         metrics.metrics.value(name)
+    }
+}
+
+/// Adds to the configuration of every validator.
+pub fn configure(devnet: &Devnet, text: &str) {
+    for index in 0..devnet.nodes().len() {
+        let path = devnet.layout().config(index);
+        let config = fs::read_to_string(&path).expect("a configuration");
+        fs::write(&path, format!("{config}\n{text}")).expect("it can be changed");
+    }
+}
+
+/// Waits until something is the case.
+pub fn eventually(what: &str, such: impl Fn() -> bool) {
+    let deadline = Instant::now() + HAPPENS_WITHIN;
+    while !such() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::sleep(Duration::from_millis(50));
     }
 }
 

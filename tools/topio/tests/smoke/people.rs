@@ -10,13 +10,15 @@ use serde_json::Value;
 
 use crate::network::{Network, PROGRAM};
 
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
+/// What a command did.
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
-fn topio(arguments: &[&str]) -> Ran {
+/// Runs the program to its end.
+pub fn topio(arguments: &[&str]) -> Ran {
     let Output { status, stdout, stderr } =
         Command::new(PROGRAM).args(arguments).output().expect("the program can be started");
     let text = |bytes| String::from_utf8(bytes).expect("all output is text");

@@ -1,0 +1,170 @@
+//! Making snapshots: begun at a checkpoint, copied in slices, counted once it is stable, written with the promises in force.
+
+use bytes::Bytes;
+use dag::{Certificate, Height, wire::Put};
+
+use super::{
+    SECTION_BASE, SECTION_MARK, SECTION_PROMISE, SECTION_STATE, SnapshotJob,
+    fetch::{Installing, SERVED_FOR, Served, join_sections},
+};
+use crate::{
+    log::LogPosition,
+    node::{Core, Held, TableNode, meters::Count, retention::Kept},
+};
+
+/// Accounts copied in one slice.
+const SLICE: usize = 1024;
+
+/// A snapshot that is being copied, or waits for its checkpoint to become stable.
+#[derive(Debug)]
+pub(super) struct Draft {
+    height: Height,
+    commit: Certificate,
+    stable: Option<Certificate>,
+    sections: Vec<Bytes>,
+    pub(super) copied: bool,
+    promises: Option<Promises>,
+    /// By table: up to which height its receipts are in the state.
+    applied: Vec<Height>,
+}
+
+/// What the log had promised when a snapshot was taken.
+#[derive(Debug)]
+struct Promises {
+    sections: Vec<(u8, Bytes)>,
+    segment: u32,
+}
+
+/// What a replica has promised, with the log's newest position.
+fn promise_sections(replica: &pbft::Replica, position: LogPosition) -> Vec<(u8, Bytes)> {
+    let mut mark = Vec::new();
+    mark.put_u32(position.segment);
+    mark.put_u32(position.offset);
+    let promises = replica.records().into_iter().map(|record| {
+        let mut out = Vec::new();
+        record.encode(&mut out);
+        (SECTION_PROMISE, Bytes::from(out))
+    });
+    std::iter::once((SECTION_MARK, mark.into())).chain(promises).collect()
+}
+
+impl TableNode {
+    /// Begins a snapshot of the state, which is at a checkpoint.
+    fn begin_draft(&mut self, commit: Certificate) {
+        self.logged = 0;
+        self.sync.wanted = false;
+        self.sync.draft = Some(Draft {
+            height: self.state.height(),
+            commit,
+            stable: self.replica.stable().filter(|stable| stable.vote.height == self.state.height()).cloned(),
+            sections: vec![self.state.begin_snapshot().into()],
+            copied: false,
+            promises: None,
+            applied: self.applied_heights(),
+        });
+    }
+}
+
+impl Core {
+    /// A checkpoint was executed: begin a snapshot where one is due.
+    pub(in crate::node) fn on_checkpoint(&mut self, slot: usize, commit: &Certificate) {
+        let table = &mut self.tables[slot];
+        let due = table.logged >= self.settings.snapshot_interval || table.sync.wanted;
+        // Below the stable height no certificate of this checkpoint comes any more.
+        if due && table.sync.draft.is_none() && table.state.height() >= table.replica.stable_height() {
+            table.begin_draft(commit.clone());
+        }
+    }
+
+    /// A table that has gone quiet on a checkpoint executes no further one: begin a wanted snapshot there.
+    pub(super) fn begin_quiet_snapshot(&mut self, slot: usize) {
+        let table = &mut self.tables[slot];
+        let height = table.state.height();
+        let stable = table.replica.stable().filter(|stable| stable.vote.height == height).cloned();
+        let commit =
+            table.replica.committed_certificate().filter(|commit| commit.vote.height == height).cloned();
+        let (Some(stable), Some(commit)) = (stable, commit) else { return };
+        if table.sync.draft.is_some() || table.state.is_busy() || table.state.checkpoint().height != height {
+            return;
+        }
+        table.begin_draft(commit);
+        table.sync.draft.as_mut().expect("just begun").stable = Some(stable);
+    }
+
+    /// Takes the promises for snapshots that are being made. Comes after the replicas' outputs are drained, so that the journal
+    /// has all that they have promised.
+    pub(in crate::node) fn take_promises(&mut self, now: u64) {
+        let position = self.journal.position();
+        for slot in 0..self.tables.len() {
+            let table = &mut self.tables[slot];
+            if let Some(draft) = table.sync.draft.as_mut().filter(|draft| draft.promises.is_none()) {
+                let sections = promise_sections(&table.replica, position);
+                draft.promises = Some(Promises { sections, segment: position.segment });
+                self.finish_draft(slot, now);
+            }
+            let table = &mut self.tables[slot];
+            let waits = |installing: &&mut Installing| !installing.sections.is_empty();
+            if let Some(installing) = table.sync.installing.as_mut().filter(waits) {
+                let mut sections = std::mem::take(&mut installing.sections);
+                sections.extend(promise_sections(&table.replica, position));
+                let (height, applied) = (installing.base.height, installing.state.meta().peers.iter());
+                let applied = applied.map(|peer| peer.applied_height).collect();
+                table.sync.writing = Some(Kept { height, segment: position.segment, applied });
+                self.journal.hold(Held::Snapshot(SnapshotJob { table: table.id, height, sections }));
+            }
+        }
+    }
+
+    /// A checkpoint is stable: its snapshot counts, an older one does not any more.
+    pub(in crate::node) fn on_stable(&mut self, slot: usize, certificate: Certificate, now: u64) {
+        self.meters.count(Count::StableCheckpoints, 1);
+        let table = &mut self.tables[slot];
+        let Some(draft) = &mut table.sync.draft else { return };
+        if draft.height == certificate.vote.height {
+            draft.stable = Some(certificate);
+            self.finish_draft(slot, now);
+        } else if draft.height < certificate.vote.height && draft.stable.is_none() {
+            // Its own certificate was skipped and won't come.
+            table.sync.draft = None;
+            table.state.end_snapshot();
+            table.sync.wanted = true;
+        }
+    }
+
+    /// Copies a slice of the snapshots that are being made. Returns whether there is more.
+    pub(in crate::node) fn copy_snapshots(&mut self, now: u64) -> bool {
+        let Some(slot) = self.tables.iter().position(|table| table.sync.is_copying()) else { return false };
+        let table = &mut self.tables[slot];
+        let draft = table.sync.draft.as_mut().expect("it is being copied");
+        match table.state.snapshot_step(SLICE) {
+            Some(section) => draft.sections.push(section.into()),
+            None => {
+                draft.copied = true;
+                self.finish_draft(slot, now);
+            }
+        }
+        true
+    }
+
+    fn finish_draft(&mut self, slot: usize, now: u64) {
+        let table = &mut self.tables[slot];
+        let done = |draft: &mut Draft| draft.copied && draft.stable.is_some() && draft.promises.is_some();
+        let Some(draft) = table.sync.draft.take_if(done) else { return };
+        let promises = draft.promises.expect("just checked");
+        let mut base = Vec::new();
+        draft.stable.expect("just checked").encode(&mut base);
+        draft.commit.encode(&mut base);
+        let state = draft.sections.into_iter().map(|bytes| (SECTION_STATE, bytes));
+        let mut sections: Vec<(u8, Bytes)> =
+            std::iter::once((SECTION_BASE, base.into())).chain(state).collect();
+        if std::mem::take(&mut table.sync.asked) {
+            let bytes = join_sections(&sections);
+            table.sync.served = Some(Served { height: draft.height, bytes, until: now + SERVED_FOR });
+        }
+        sections.extend(promises.sections);
+        let kept = Kept { height: draft.height, segment: promises.segment, applied: draft.applied };
+        table.sync.writing = Some(kept);
+        let job = SnapshotJob { table: table.id, height: draft.height, sections };
+        self.journal.hold(Held::Snapshot(job));
+    }
+}
