@@ -3,3 +3,5 @@
 //! Packets come in as mutable slices of the buffers that they arrived in, are changed in place, and leave in the same
 //! buffer wherever the protocol allows. Time comes in as an argument, randomness as a seed.
 #![forbid(unsafe_code)]
+
+pub mod turn;

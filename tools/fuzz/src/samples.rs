@@ -59,6 +59,8 @@ pub fn of(target: &str) -> Vec<Sample> {
         "config" => vec![("example", include_bytes!("../../../engine/examples/node.toml").to_vec())],
         "state_head" => heads(),
         "state_accounts" => vec![("accounts", accounts())],
+        "stun" => targets::turn::requests(),
+        "turn_server" => targets::turn::scripts(),
         _ => Vec::new(),
     }
 }

@@ -10,6 +10,7 @@ mod ledger;
 mod node;
 mod replica;
 pub(crate) mod state;
+pub(crate) mod turn;
 
 use std::fmt::Display;
 
@@ -53,6 +54,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "config", run: node::config },
     Target { name: "state_head", run: state::head },
     Target { name: "state_accounts", run: state::accounts },
+    Target { name: "stun", run: turn::stun },
+    Target { name: "turn_server", run: turn::server },
 ];
 
 /// The target of that name.
