@@ -11,6 +11,7 @@ pub mod node;
 pub mod process;
 pub mod recovery;
 pub mod repair;
+pub mod relay;
 pub mod rpc;
 pub mod side;
 pub mod snapshot;

@@ -28,12 +28,13 @@ use crate::{
     config::{DataDir, DataDirError, Setup, Waiting},
     core_loop::{
         CallQueue, Clock, CoreLoop, CoreRings, IndexFeed, Links, ListenError, LogFile, LoopError, LoopParts,
-        LoopSettings, SideWork, make_rings,
+        LoopSettings, Relay, SideWork, make_rings,
     },
     index::{self, Index, IndexConfig, IndexError},
     log::{LogConfig, Writer, segment},
     node::{Core, Settings, frame::max_frame},
     recovery::{Agreement, RecoveryError, Sources, recover},
+    relay::turn::{ServeError, TurnCore},
     rpc::{self, BlockInfo, ChainInfo, CoreCalls, Gateway, RpcOptions, Server, ServerError},
     side::{self, Side, SideClient, SideConfig, SideError, disk::StdDisk},
     snapshot,
@@ -96,6 +97,9 @@ pub enum NodeError {
     /// The block index.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// The TURN server.
+    #[error(transparent)]
+    Turn(#[from] ServeError),
     /// The side executor.
     #[error(transparent)]
     Side(#[from] SideError),
@@ -436,6 +440,8 @@ impl CoreThread {
         };
         let links =
             Links::new(shard.clone(), placement, channels, setup.config.timeouts.reconnect_max, address);
+        let links = Links::new(shard.clone(), placement, channels, address);
+        let relay = self.relay(&mut reactor)?;
         let parts = LoopParts {
             core,
             core_number: self.core,
@@ -446,6 +452,7 @@ impl CoreThread {
             calls: CallQueue::new(connections.calls),
             index: IndexFeed::new(connections.index),
             side: SideWork::new(connections.side),
+            relay,
             clock: self.clock,
             settings: LoopSettings {
                 poll: setup.config.io.wait == Waiting::Poll,
@@ -479,6 +486,12 @@ fn catch_up(feed: &mut index::Feed, past: Vec<BlockInfo>) {
             patience = patience.saturating_sub(PAUSE);
             thread::sleep(PAUSE);
         }
+impl CoreThread {
+    /// The relay services that are configured.
+    fn relay(&self, reactor: &mut Reactor) -> Result<Option<Relay>, NodeError> {
+        let Some(config) = &self.setup.config.relay.turn else { return Ok(None) };
+        let turn = TurnCore::new(config, (self.core, self.setup.cores), self.clock, &random())?;
+        Ok(Some(Relay::new(turn, reactor).map_err(ServeError::Io)?))
     }
 }
 

@@ -39,7 +39,7 @@ pub use frame::{FRAME_PREFIX, FrameError, FrameReader, assert_chunking_is_invisi
 pub use packet::{PACKET_CAPACITY, PACKET_HEADROOM, Packet, PacketPool};
 pub use pool::RecvBuf;
 pub use probe::Features;
-pub use reactor::{CloseReason, ConnId, Event, FileId, Reactor, ReactorConfig, WriteRefused};
+pub use reactor::{CloseReason, ConnId, Event, FileId, Reactor, ReactorConfig, WatchId, WriteRefused};
 pub use ring::Wait;
 pub use send_queue::SendError;
 pub use waker::Waker;

@@ -38,10 +38,11 @@ pub(crate) enum OpKind {
     Cancel,
     FileWrite,
     Wake,
+    Watch,
 }
 
 impl OpKind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Accept,
         Self::AcceptRetry,
         Self::Connect,
@@ -52,6 +53,7 @@ impl OpKind {
         Self::Cancel,
         Self::FileWrite,
         Self::Wake,
+        Self::Watch,
     ];
 }
 

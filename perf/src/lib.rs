@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`loadgen`], [`client`] | open-loop load on a network, and the clients of its submission port |
 //! | [`report`] | the report of such a run |
-//! | [`exec`], [`log`], [`restart`], [`idle`] | the commands of `perf`: figures that such a load does not show |
+//! | [`exec`], [`log`], [`restart`], [`idle`], [`turn`] | the commands of `perf`: figures that such a load does not show |
 //! | [`network`] | validators as processes on this machine |
 //! | [`figure`], [`progress`] | measured values beside their goals, and how far a measurement is |
 
@@ -12,9 +12,11 @@ pub mod client;
 pub mod exec;
 pub mod figure;
 pub mod idle;
+mod install;
 pub mod loadgen;
 pub mod log;
 pub mod network;
 pub mod progress;
 pub mod report;
 pub mod restart;
+pub mod turn;

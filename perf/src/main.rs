@@ -5,7 +5,7 @@
 use std::{fmt::Display, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use perf::{exec, idle, log, network, restart};
+use perf::{exec, idle, log, network, restart, turn};
 use serde::Serialize;
 
 #[global_allocator]
@@ -44,6 +44,14 @@ enum Command {
     Restart(restart::Arguments),
     /// What a network costs that has nothing to do
     Idle(idle::Arguments),
+    /// What a relayed packet costs, beside coturn's
+    Turn(turn::Arguments),
+    /// A TURN server that is measured
+    #[command(hide = true)]
+    TurnServer {
+        #[arg(long)]
+        port: u16,
+    },
     /// A validator of a measured network
     #[command(hide = true)]
     Node {
@@ -59,6 +67,8 @@ fn main() -> ExitCode {
         Command::Log(arguments) => log::run(arguments).map(|facts| render(&facts, cli.json)),
         Command::Restart(arguments) => restart::run(arguments).map(|facts| render(&facts, cli.json)),
         Command::Idle(arguments) => idle::run(arguments).map(|facts| render(&facts, cli.json)),
+        Command::Turn(arguments) => turn::run(arguments).map(|facts| render(&facts, cli.json)),
+        Command::TurnServer { port } => turn::serve(*port).map(|()| String::new()),
         Command::Node { config } => network::serve(config).map(|()| String::new()),
     };
     match text {

@@ -21,6 +21,8 @@ use serde::Deserialize;
 use toml_file::{text, within};
 use values::{duration_within, features};
 
+use crate::relay::RelayConfig;
+
 pub use data_dir::{DataDir, DataDirError};
 pub use setup::{Setup, SetupError};
 pub use toml_file::TomlFileError;
@@ -69,6 +71,9 @@ pub struct NodeConfig {
     /// The core loop's bytes in and out.
     #[serde(default)]
     pub io: IoConfig,
+    /// The services that it relays people's packets with.
+    #[serde(default)]
+    pub relay: RelayConfig,
 }
 
 /// The processor cores that the lanes are spread over.

@@ -52,6 +52,16 @@ fn the_example_documents_every_key() {
 }
 
 #[test]
+fn a_relay_service_has_its_section() {
+    assert_eq!(parse(EXAMPLE).unwrap().relay.turn, None);
+    let turn = include_str!("../../examples/turn.toml").replace("[users]", "[relay.turn.users]");
+    let config = parse(&format!("{EXAMPLE}\n[relay.turn]\n{turn}")).unwrap();
+    assert_eq!(config.relay.turn.unwrap().listen[0].port(), 3478);
+    let error = parse(&format!("{EXAMPLE}\n[relay.tern]\n")).unwrap_err();
+    assert!(error.contains("unknown field `tern`"), "{error}");
+}
+
+#[test]
 fn bad_values_are_answered_with_their_line_and_range() {
     let line = |text: &str| example_spelled_out().lines().position(|l| l.starts_with(text)).unwrap() + 1;
     for (good, bad, cause) in [

@@ -8,6 +8,7 @@ mod calls;
 mod index_feed;
 mod links;
 mod log_file;
+mod relay;
 mod rings;
 mod side_work;
 
@@ -25,6 +26,7 @@ pub use calls::CallQueue;
 pub use index_feed::IndexFeed;
 pub use links::Links;
 pub use log_file::LogFile;
+pub use relay::Relay;
 pub use rings::{CoreRings, make_rings};
 pub use side_work::SideWork;
 
@@ -55,6 +57,9 @@ pub enum LoopError {
         "the log can't be written: {0}; the validator stops. Check the disk, then start it again: it recovers from its log"
     )]
     Log(std::io::Error),
+    /// A relay service.
+    #[error("the relay's sockets failed: {0}; the validator stops")]
+    Relay(std::io::Error),
     /// Going on would be lying.
     #[error("{0}; the validator stops")]
     Halted(String),
@@ -115,6 +120,7 @@ pub struct CoreLoop {
     calls: CallQueue,
     index: IndexFeed,
     side: SideWork,
+    relay: Option<Relay>,
     clock: Clock,
     settings: LoopSettings,
     stop: Stop,
@@ -149,6 +155,8 @@ pub struct LoopParts {
     pub index: IndexFeed,
     /// For snapshots and segments.
     pub side: SideWork,
+    /// Its relay services.
+    pub relay: Option<Relay>,
     /// The process's clock.
     pub clock: Clock,
     /// How to wait.
@@ -184,6 +192,7 @@ impl CoreLoop {
             calls: parts.calls,
             index: parts.index,
             side: parts.side,
+            relay: parts.relay,
             clock: parts.clock,
             settings: parts.settings,
             stop: parts.stop,
@@ -214,6 +223,8 @@ impl CoreLoop {
             self.links.tick(&mut self.reactor, now);
             self.links.report(self.core.meters());
             let now = self.lap(Phase::Decode);
+            more |= self.relay_stage(now)?;
+            let now = self.lap(Phase::Relay);
             more |= self.core.verify_stage(now);
             let now = self.lap(Phase::Verify);
             more |= self.core.execute_stage(now);
@@ -235,6 +246,11 @@ impl CoreLoop {
             }
         }
         Ok(())
+    }
+
+    fn relay_stage(&mut self, now: u64) -> Result<bool, LoopError> {
+        let Some(relay) = &mut self.relay else { return Ok(false) };
+        relay.turn(&mut self.reactor, self.core.meters(), now).map_err(LoopError::Relay)
     }
 
     /// Charges the time since the last lap to a phase of the turn.
@@ -272,7 +288,9 @@ impl CoreLoop {
         if more || self.settings.poll || now < self.last_event + self.settings.spin {
             return Wait::Spin;
         }
-        let timers = [self.core.poll_timeout(), self.links.next_tick(), self.log.next_try(), self.side_retry];
+        let relay = self.relay.as_ref().and_then(Relay::poll_timeout);
+        let timers =
+            [self.core.poll_timeout(), self.links.next_tick(), self.log.next_try(), self.side_retry, relay];
         let next = timers.into_iter().flatten().min().unwrap_or(u64::MAX).min(now + MAX_SLEEP);
         if next <= now { Wait::Spin } else { Wait::For(Duration::from_nanos(next - now)) }
     }
@@ -294,6 +312,11 @@ impl CoreLoop {
                 Event::FileDone { buf, result, .. } => {
                     result.map_err(LoopError::Log)?;
                     self.core.on_durable(buf, now);
+                }
+                Event::Readable { watch } => {
+                    if let Some(relay) = &mut self.relay {
+                        relay.on_readable(watch);
+                    }
                 }
                 Event::Drained { .. } | Event::Woken => {}
             }

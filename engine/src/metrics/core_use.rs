@@ -10,6 +10,8 @@ pub enum Phase {
     Completions,
     /// Frames decrypted, split and parsed.
     Decode,
+    /// People's packets relayed.
+    Relay,
     /// Consensus messages handled.
     Consensus,
     /// A slice of signature verification.
@@ -26,9 +28,10 @@ pub enum Phase {
 
 impl Phase {
     /// All phases, in their order.
-    pub const ALL: [Phase; 8] = [
+    pub const ALL: [Phase; 9] = [
         Phase::Completions,
         Phase::Decode,
+        Phase::Relay,
         Phase::Consensus,
         Phase::Verify,
         Phase::Execute,
@@ -42,6 +45,7 @@ impl Phase {
         match self {
             Phase::Completions => "completions",
             Phase::Decode => "decode",
+            Phase::Relay => "relay",
             Phase::Consensus => "consensus",
             Phase::Verify => "verify",
             Phase::Execute => "execute",
@@ -120,7 +124,7 @@ mod tests {
         core.charge(Phase::Verify, 20);
         core.blocked(50);
         core.idle(50);
-        assert_eq!((core.busy_ns(), core.phase_ns(Phase::Verify)), (100, 30));
-        assert_eq!(core.busy_share(), 0.5);
+        assert_eq!((core.busy_ns(), core.phase_ns(Phase::Verify)), (110, 30));
+        assert_eq!(core.busy_share(), 110.0 / 210.0);
     }
 }

@@ -118,6 +118,11 @@ impl CoreMetrics {
         &self.samples
     }
 
+    /// The counters and gauges alone.
+    pub fn into_samples(self) -> Vec<Sample> {
+        self.samples
+    }
+
     /// The sum of all samples of a name; zero where there is none.
     pub fn value(&self, name: &str) -> u64 {
         let samples = self.samples.iter().filter(|sample| sample.name == name);

@@ -2,7 +2,7 @@
 
 use dag::client::Code;
 
-use crate::metrics::{CoreMetrics, CoreUse, Stage, Stages};
+use crate::metrics::{CoreMetrics, CoreUse, Sample, Stage, Stages};
 
 macro_rules! counts {
     ($($variant:ident $name:literal $help:literal,)*) => {
@@ -59,6 +59,8 @@ pub struct Meters {
     stages: Stages,
     /// How the core's time was spent.
     pub core_use: CoreUse,
+    /// What the core's relay services have counted.
+    pub relay: Vec<Sample>,
 }
 
 impl Meters {
@@ -69,6 +71,7 @@ impl Meters {
             replies: [0; Code::ALL.len()],
             stages: Stages::new(),
             core_use: CoreUse::new(core),
+            relay: Vec::new(),
         }
     }
 
@@ -104,6 +107,7 @@ impl Meters {
             let help = "Replies to clients, by code.";
             metrics.labelled_counter("replies_total", ("code", code_name(*code)), help, value);
         }
+        self.relay.iter().for_each(|sample| metrics.add(sample.clone()));
         metrics
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use super::watches::WatchId;
 use crate::aligned::AlignedBuf;
 use crate::pool::RecvBuf;
 use crate::slots::Key;
@@ -93,6 +94,12 @@ pub enum Event {
         /// `Ok` when every byte is durable. After an error nothing is known about the range on disk, and after a failed
         /// sync it stays unknown: the kernel may have dropped the dirty state, so syncing again proves nothing.
         result: io::Result<()>,
+    },
+    /// A descriptor under [`Reactor::watch`](crate::Reactor::watch) can be read. It is not watched any more until
+    /// [`Reactor::watch_again`](crate::Reactor::watch_again).
+    Readable {
+        /// Which.
+        watch: WatchId,
     },
     /// A [`Waker`](crate::Waker) called.
     Woken,

@@ -5,6 +5,7 @@ mod events;
 mod files;
 mod listeners;
 mod streams;
+mod watches;
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,9 +25,11 @@ use crate::waker::{WakeReceiver, Waker};
 
 pub use events::{CloseReason, ConnId, Event, FileId};
 pub use files::WriteRefused;
+pub use watches::WatchId;
 
 use files::{File, FileWrite};
 use listeners::Listener;
+use watches::Watch;
 
 /// Buffer group of the receive pool.
 const RECV_GROUP: u16 = 0;
@@ -123,6 +126,7 @@ pub struct Reactor {
     /// Scratch of `poll`.
     completions: Vec<Completion>,
     wake: WakeReceiver,
+    watches: Vec<Watch>,
     /// What the kernel reads the wake descriptor into.
     wake_count: Box<[u8; 8]>,
     timers: Box<Timers>,
@@ -169,6 +173,7 @@ impl Reactor {
             ready: Vec::new(),
             completions: Vec::with_capacity(config.completion_entries() as usize),
             wake: WakeReceiver::new()?,
+            watches: Vec::new(),
             wake_count: Box::new([0; 8]),
             timers: Box::new(timers),
             counters: Counters::default(),
@@ -264,6 +269,7 @@ impl Reactor {
             OpKind::Cancel => {}
             OpKind::FileWrite => self.on_file_write(key, completion),
             OpKind::Wake => self.arm_wake(),
+            OpKind::Watch => self.on_readable(key),
         }
     }
 
@@ -300,6 +306,7 @@ impl Drop for Reactor {
         conns.into_iter().for_each(|key| self.begin_close(key, CloseReason::Local));
         self.cancel_listeners();
         self.cancel(OpKind::Cancel, Op { kind: OpKind::Wake, key: WAKE_KEY });
+        self.cancel_watches();
         for _ in 0..DROP_TURNS {
             if self.ring.in_flight() == 0 {
                 return;

@@ -6,6 +6,7 @@ mod pressure;
 mod secure;
 mod streams;
 mod wake;
+mod watch;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};

@@ -8,6 +8,8 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 
+use crate::install;
+
 /// What of its JSON is read.
 #[derive(Deserialize)]
 struct Output {
@@ -56,12 +58,8 @@ pub struct Pattern<'a> {
 /// # Errors
 /// There is none.
 pub fn version(install: bool) -> anyhow::Result<String> {
-    if let Some(version) = installed() {
-        return Ok(version);
-    }
     if install {
-        eprintln!("fio is missing: installing it by apt-get");
-        apt_get_install().context("fio can't be installed: install it by hand")?;
+        install::ensure("fio", "fio")?;
     }
     installed().context("there is no fio: install it (apt-get install fio)")
 }
@@ -69,20 +67,6 @@ pub fn version(install: bool) -> anyhow::Result<String> {
 fn installed() -> Option<String> {
     let output = Command::new("fio").arg("--version").stdin(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-fn apt_get_install() -> anyhow::Result<()> {
-    let root = rustix::process::geteuid().is_root();
-    let apt_get = |arguments: &[&str]| {
-        let mut command = if root { Command::new("apt-get") } else { Command::new("sudo") };
-        command.args((!root).then_some("apt-get")).args(arguments);
-        // Standard output is for facts.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).status()
-    };
-    // Old package lists may still do.
-    let _ = apt_get(&["update", "-qq"])?;
-    ensure!(apt_get(&["install", "-y", "-qq", "fio"])?.success(), "apt-get install fio failed");
-    Ok(())
 }
 
 /// Writes by `fio`, with direct IO, each durable before the next one begins. Returns writes per second.

@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, ensure};
 use dag::{ChainId, keys::KeyPair};
 
-pub use self::process::{Process, serve};
+pub use self::process::{Process, cpu_time_of, serve, stop_with_parent};
 
 use crate::{
     loadgen::{self, LoadResult, Target, Workload},

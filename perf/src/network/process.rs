@@ -28,12 +28,26 @@ const READY: &str = "ready";
 pub fn serve(config: &Path) -> anyhow::Result<()> {
     let setup = Setup::load(config)?;
     let stop = Stop::new();
+    stop_with_parent(&stop);
+    Ok(run(setup, stop)?)
+}
+
+/// Requests a stop when standard input is closed.
+pub fn stop_with_parent(stop: &Stop) {
     let parent_gone = stop.clone();
     thread::spawn(move || {
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         parent_gone.request();
     });
-    Ok(run(setup, stop)?)
+}
+
+/// Processor time of all threads of a process so far, in ticks of the kernel's clock (10 ms).
+///
+/// # Errors
+/// It is gone.
+pub fn cpu_time_of(process: u32) -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    cpu_time(&stat, rustix::param::clock_ticks_per_second()).context("/proc/…/stat has another layout")
 }
 
 /// A running validator. It is killed when this is dropped.
@@ -85,8 +99,7 @@ impl Process {
     /// # Errors
     /// It is gone.
     pub fn cpu_time(&self) -> anyhow::Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        cpu_time(&stat, rustix::param::clock_ticks_per_second()).context("/proc/…/stat has another layout")
+        cpu_time_of(self.child.id())
     }
 
     /// Bytes of its resident set.

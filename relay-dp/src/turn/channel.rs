@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 /// Bytes in front of the payload.
 pub const CHANNEL_HEADER: usize = 4;
 
-/// Numbers that a channel can have (RFC 8656 section 12).
-pub const CHANNELS: RangeInclusive<u16> = 0x4000..=0x4fff;
+/// Numbers that a channel can have. RFC 8656 section 12 ends at 0x4fff; clients of RFC 5766, such as coturn's, use all of these.
+pub const CHANNELS: RangeInclusive<u16> = 0x4000..=0x7ffe;
 
 /// Number and payload length of a datagram that begins with two bits that say channel data. Over UDP padding may follow the
 /// payload, so a datagram may be longer than it says, never shorter.

@@ -10,6 +10,7 @@ mod node;
 mod report;
 mod status;
 mod transfer;
+mod turn;
 
 use clap::{Args, Parser, Subcommand};
 use engine::config::HostPort;
@@ -58,6 +59,9 @@ enum Command {
     Tx(ledger::TransactionArguments),
     /// Show how a validator is: tables, peers, cores
     Status(status::Arguments),
+    /// Run a TURN server, make credentials for one
+    #[command(subcommand)]
+    Turn(turn::Command),
     /// Measure a running network
     #[command(subcommand)]
     Bench(bench::Command),
@@ -84,6 +88,7 @@ impl Cli {
             Command::Block(arguments) => ledger::block(&arguments, format),
             Command::Tx(arguments) => ledger::transaction(&arguments, format),
             Command::Status(arguments) => status::run(&arguments, format),
+            Command::Turn(command) => turn::run(command, format),
             Command::Bench(command) => bench::run(command, format),
             Command::Report(command) => report::run(&command, format),
         }

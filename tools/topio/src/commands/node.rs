@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use engine::{
     config::Setup,
     process::{self, NodeError, Stop},
+    relay::turn::ServeError,
 };
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 
@@ -64,9 +65,11 @@ pub fn run(arguments: &Arguments) -> Outcome {
 /// What the operator can put right before the next start is a matter of configuration.
 fn failure(error: NodeError) -> Failure {
     match error {
-        NodeError::DataDir(_) | NodeError::Listen(_) | NodeError::Rpc(_) | NodeError::Resolve { .. } => {
-            Failure::usage(error)
-        }
+        NodeError::DataDir(_)
+        | NodeError::Listen(_)
+        | NodeError::Rpc(_)
+        | NodeError::Resolve { .. }
+        | NodeError::Turn(ServeError::Config(_) | ServeError::Listen(_)) => Failure::usage(error),
         _ => Failure::failed(error),
     }
 }

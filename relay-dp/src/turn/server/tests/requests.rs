@@ -437,7 +437,7 @@ fn peers_that_may_not_be_reached() {
     assert_eq!(world.ask_as(&mut user, client(1), method::CREATE_PERMISSION, both).0, 403);
     assert_eq!(world.client_sends(client(1), &send_indication(at("203.0.113.9:1"), b"x"), 100), []);
     for (fill, code) in
-        [(channel(0x3fff, at("203.0.113.9:1")), 400), (channel(0x5000, at("203.0.113.9:1")), 400)]
+        [(channel(0x3fff, at("203.0.113.9:1")), 400), (channel(0x7fff, at("203.0.113.9:1")), 400)]
     {
         assert_eq!(world.ask_as(&mut user, client(1), method::CHANNEL_BIND, fill).0, code);
     }

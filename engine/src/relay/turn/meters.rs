@@ -1,0 +1,149 @@
+//! Numbers of a core's TURN server, for `/metrics` and reports.
+
+use hdrhistogram::Histogram;
+use netio::udp::UdpCounters;
+use relay_dp::turn::{Counters, Drop, Server};
+
+use crate::metrics::CoreMetrics;
+
+/// Longest time in the node that is told from longer ones, ns: ten seconds.
+const MAX_NS: u64 = 10_000_000_000;
+/// Bounds of the histogram in `/metrics`, µs.
+const BUCKETS_US: [(u64, &str); 9] = [
+    (5, "5"),
+    (10, "10"),
+    (20, "20"),
+    (50, "50"),
+    (100, "100"),
+    (200, "200"),
+    (500, "500"),
+    (1_000, "1000"),
+    (10_000, "10000"),
+];
+
+/// Why a datagram that was to leave did not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Loss {
+    /// All packet buffers were in use.
+    NoBuffer,
+    /// The kernel had no room, or the client does not read.
+    SocketFull,
+}
+
+impl Loss {
+    const ALL: [(Loss, &'static str); 2] = [(Loss::NoBuffer, "no buffer"), (Loss::SocketFull, "socket full")];
+}
+
+/// The numbers.
+#[derive(Clone, Debug)]
+pub struct TurnMeters {
+    server: Counters,
+    allocations: u64,
+    losses: [u64; Loss::ALL.len()],
+    /// Datagrams that the kernel dropped or refused, of relayed ports that are closed.
+    closed: UdpCounters,
+    /// Time from the datagram's receipt until it was handed to the kernel, ns.
+    in_node: Histogram<u64>,
+}
+
+impl Default for TurnMeters {
+    fn default() -> TurnMeters {
+        TurnMeters {
+            server: Counters::default(),
+            allocations: 0,
+            losses: [0; Loss::ALL.len()],
+            closed: UdpCounters::default(),
+            in_node: Histogram::new_with_bounds(1, MAX_NS, 2).expect("bounds in order"),
+        }
+    }
+}
+
+impl TurnMeters {
+    pub(super) fn set_server(&mut self, server: &Server) {
+        self.server.clone_from(server.counters());
+        self.allocations = server.allocations() as u64;
+    }
+
+    pub(super) fn record(&mut self, ns: u64, packets: u64) {
+        if packets > 0 {
+            self.in_node.saturating_record_n(ns.max(1), packets);
+        }
+    }
+
+    pub(super) fn lose(&mut self, loss: Loss, datagrams: usize) {
+        self.losses[loss as usize] += datagrams as u64;
+    }
+
+    pub(super) fn retire(&mut self, counters: UdpCounters) {
+        self.closed.dropped_full += counters.dropped_full;
+        self.closed.refused += counters.refused;
+    }
+
+    /// What the protocol has counted.
+    pub fn server(&self) -> &Counters {
+        &self.server
+    }
+
+    /// Allocations that live.
+    pub fn allocations(&self) -> u64 {
+        self.allocations
+    }
+
+    /// Datagrams that were to leave and did not.
+    pub fn lost(&self) -> u64 {
+        self.losses.iter().sum()
+    }
+
+    /// Time in the node by packet, ns.
+    pub fn in_node(&self) -> &Histogram<u64> {
+        &self.in_node
+    }
+
+    /// Adds another core's numbers.
+    pub fn merge(&mut self, other: &TurnMeters) {
+        self.server.merge(&other.server);
+        self.allocations += other.allocations;
+        self.losses.iter_mut().zip(other.losses).for_each(|(sum, other)| *sum += other);
+        self.retire(other.closed);
+        self.in_node.add(&other.in_node).expect("the same bounds");
+    }
+
+    /// Adds the numbers to a core's metrics.
+    pub fn report(&self, metrics: &mut CoreMetrics) {
+        let server = &self.server;
+        for (direction, packets, bytes) in [
+            ("to peers", server.to_peers, server.to_peers_bytes),
+            ("to clients", server.to_clients, server.to_clients_bytes),
+        ] {
+            let label = ("direction", direction);
+            metrics.labelled_counter("relay_turn_packets_total", label, "Datagrams relayed.", packets);
+            metrics.labelled_counter("relay_turn_bytes_total", label, "Bytes of their payloads.", bytes);
+        }
+        metrics.counter("relay_turn_requests_total", "Requests answered.", server.requests);
+        metrics.counter("relay_turn_allocated_total", "Allocations made.", server.allocated);
+        metrics.counter("relay_turn_expired_total", "Allocations that ran out.", server.expired);
+        metrics.gauge("relay_turn_allocations", "Allocations that live.", self.allocations);
+        self.report_drops(metrics);
+        for (error, count) in server.refused() {
+            let label = ("code", error.reason());
+            metrics.labelled_counter("relay_turn_refused_total", label, "Requests refused.", count);
+        }
+        let help = "Packets that were in the node for at most so many µs.";
+        for (us, label) in BUCKETS_US {
+            let count = self.in_node.count_between(0, us * 1000);
+            metrics.labelled_counter("relay_turn_node_microseconds_bucket", ("le", label), help, count);
+        }
+        let all = self.in_node.len();
+        metrics.labelled_counter("relay_turn_node_microseconds_bucket", ("le", "+Inf"), help, all);
+    }
+
+    fn report_drops(&self, metrics: &mut CoreMetrics) {
+        let help = "Datagrams dropped.";
+        let causes = Drop::ALL.map(|cause| (cause.name(), self.server.dropped(cause)));
+        let losses = Loss::ALL.map(|(loss, name)| (name, self.losses[loss as usize]));
+        for (cause, count) in causes.into_iter().chain(losses) {
+            metrics.labelled_counter("relay_turn_drops_total", ("cause", cause), help, count);
+        }
+    }
+}

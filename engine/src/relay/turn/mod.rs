@@ -1,0 +1,429 @@
+//! The TURN server on a core: its sockets, and the loop's turn for them.
+//!
+//! One [`TurnCore`] belongs to one thread. Listening sockets are shared with other cores (`SO_REUSEPORT`), so the kernel puts each
+//! client on one core for as long as the set of cores stays; relayed ports are split among the cores. Readiness of all sockets is
+//! gathered by one epoll descriptor: a relay has thousands of sockets, and most of them are idle at any time. Sockets
+//! that are ready are emptied in bursts of super-segments, and what they hold leaves in bursts.
+
+mod config;
+mod meters;
+mod ready;
+mod serve;
+mod streams;
+
+use std::{collections::VecDeque, io, net::SocketAddr, os::fd::BorrowedFd};
+
+use netio::{
+    Packet, PacketPool,
+    udp::{BURST, Datagram, UdpConfig, UdpSocket},
+};
+use relay_dp::turn::{Client, Effect, Now, Outbox, RelayId, Server, To, Train, Where};
+
+pub use config::{Rate, TurnConfig, TurnConfigError};
+pub use meters::{Loss, TurnMeters};
+pub use relay_dp::turn::rest_password;
+pub use serve::{ServeError, serve};
+
+use self::{
+    ready::{Ready, Token},
+    streams::Streams,
+};
+use crate::core_loop::Clock;
+
+/// What one turn takes in at most: datagrams (super-segments), and segments in them. Consensus waits for no more than this; what
+/// one socket's last burst exceeds it by comes on top.
+const MAX_PER_TURN: usize = 64;
+const MAX_SEGMENTS_PER_TURN: u64 = 1024;
+/// Datagrams that wait before they are sent together.
+const FLUSH_AT: usize = 64;
+/// Packet buffers of a core: what a turn takes in, with room for copies. Memory is backed when it is used.
+const BUFFERS: u32 = 1024;
+/// Datagrams that a relayed port is asked for at once: most have one or two.
+const RELAY_BURST: usize = 8;
+/// Longest frame that a connection without an allocation may send: requests are short.
+const STRANGER_FRAME: usize = 2048;
+/// Bytes of the kernel's buffers of a relayed port.
+const RELAY_BUFFER: usize = 1 << 20;
+
+/// A port that can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("TURN can't listen on {address}: {error}; is the port taken? Choose another under `listen`")]
+pub struct ListenError {
+    address: SocketAddr,
+    error: io::Error,
+}
+
+/// A UDP socket and what is to leave through it.
+struct Port {
+    socket: UdpSocket,
+    queue: VecDeque<Datagram>,
+}
+
+impl Port {
+    fn new(socket: UdpSocket) -> Port {
+        Port { socket, queue: VecDeque::new() }
+    }
+}
+
+/// A port with something in its queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Dirty {
+    Listener(usize),
+    Relay(u32),
+}
+
+/// One core's TURN server.
+pub struct TurnCore {
+    server: Server,
+    clock: Clock,
+    pool: PacketPool,
+    ready: Ready,
+    listeners: Vec<Port>,
+    /// By slot.
+    relays: Vec<Option<(RelayId, Port)>>,
+    streams: Streams,
+    dirty: Vec<Dirty>,
+    queued: usize,
+    out: Outbox,
+    received: Vec<Datagram>,
+    tokens: Vec<Token>,
+    meters: TurnMeters,
+}
+
+impl TurnCore {
+    /// Opens the listening sockets of core `core` out of `cores`. `seed` is secret and new at each start.
+    ///
+    /// # Errors
+    /// The configuration can't work, or a port is taken.
+    pub fn new(
+        config: &TurnConfig,
+        (core, cores): (u16, u16),
+        clock: Clock,
+        seed: &[u8; 32],
+    ) -> Result<TurnCore, ServeError> {
+        allow_many_sockets();
+        let server = Server::new(config.server(core, cores)?, seed).map_err(TurnConfigError::from)?;
+        let pool = PacketPool::new(BUFFERS).map_err(ServeError::Io)?;
+        let mut ready = Ready::new().map_err(ServeError::Io)?;
+        let (mut listeners, mut streams) = (Vec::new(), Streams::new(config.max_connections(cores)));
+        for &address in &config.listen {
+            let failed = |error| ServeError::Listen(ListenError { address, error });
+            let udp = UdpConfig { reuse_port: true, local_address: false, ..UdpConfig::default() };
+            let socket = UdpSocket::bind(address, &udp).map_err(failed)?;
+            ready.add(&socket, Token::Listener(listeners.len())).map_err(failed)?;
+            listeners.push(Port::new(socket));
+            if config.tcp {
+                streams.listen(address, &mut ready).map_err(failed)?;
+            }
+        }
+        Ok(TurnCore {
+            server,
+            clock,
+            pool,
+            ready,
+            listeners,
+            relays: Vec::new(),
+            streams,
+            dirty: Vec::new(),
+            queued: 0,
+            out: Outbox::default(),
+            received: Vec::with_capacity(BURST),
+            tokens: Vec::new(),
+            meters: TurnMeters::default(),
+        })
+    }
+
+    /// Readable when a socket is.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.ready.descriptor()
+    }
+
+    /// When [`turn`](Self::turn) has something to do though nothing comes in, in the clock's ns.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        [self.server.poll_timeout(), self.streams.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// What passed, what did not, and how long it took.
+    pub fn meters(&mut self) -> &TurnMeters {
+        self.meters.set_server(&self.server);
+        &self.meters
+    }
+
+    fn now(&self) -> Now {
+        Now { ns: self.clock.now(), unix: Clock::wall() / 1_000_000 }
+    }
+
+    /// Takes in a bounded number of datagrams from sockets that are ready and sends what follows from them. Returns whether more may
+    /// wait.
+    ///
+    /// # Errors
+    /// Only what leaves the server unusable.
+    pub fn turn(&mut self) -> io::Result<bool> {
+        let mut tokens = std::mem::take(&mut self.tokens);
+        self.ready.poll(&mut tokens)?;
+        let now = self.now();
+        if self.poll_timeout().is_some_and(|at| at <= now.ns) {
+            self.on_timeout(now)?;
+        }
+        let mut began = now;
+        let (mut taken, mut segments_taken, mut packets) = (0, 0, 0);
+        for token in tokens.drain(..) {
+            let (datagrams, segments) = self.on_ready(token, began)?;
+            taken += datagrams;
+            segments_taken += segments;
+            packets += segments;
+            if self.queued >= FLUSH_AT {
+                began = self.finish(began, &mut packets)?;
+            }
+            if taken >= MAX_PER_TURN || segments_taken >= MAX_SEGMENTS_PER_TURN {
+                break;
+            }
+        }
+        self.finish(began, &mut packets)?;
+        self.tokens = tokens;
+        Ok(taken > 0)
+    }
+
+    /// Sends what waits, and notes how long the packets since `began` were here.
+    fn finish(&mut self, began: Now, packets: &mut u64) -> io::Result<Now> {
+        self.flush()?;
+        let now = self.now();
+        self.meters.record(now.ns - began.ns, *packets);
+        *packets = 0;
+        Ok(now)
+    }
+
+    /// Empties a socket, up to a burst. Returns the datagrams (super-segments) and segments that came.
+    fn on_ready(&mut self, token: Token, now: Now) -> io::Result<(usize, u64)> {
+        let mut received = std::mem::take(&mut self.received);
+        match token {
+            Token::Listener(index) => {
+                self.listeners[index].socket.recv_burst(&self.pool, &mut received, BURST)?;
+            }
+            Token::Relay(slot) => {
+                if let Some(Some((_, port))) = self.relays.get_mut(slot as usize) {
+                    port.socket.recv_burst(&self.pool, &mut received, RELAY_BURST)?;
+                }
+            }
+            Token::Accept(index) => self.streams.accept(index, &mut self.ready, now),
+            Token::Stream(slot) => self.on_stream(slot, now)?,
+        }
+        let count = received.len();
+        let segments = received.iter().map(|datagram| datagram.segments().len().max(1) as u64).sum();
+        for datagram in received.drain(..) {
+            match token {
+                Token::Listener(index) => self.on_client_datagram(index, datagram, now)?,
+                Token::Relay(slot) => self.on_peer_datagram(slot, datagram, now)?,
+                Token::Accept(_) | Token::Stream(_) => {}
+            }
+        }
+        self.received = received;
+        Ok((count, segments))
+    }
+
+    fn on_client_datagram(&mut self, index: usize, mut datagram: Datagram, now: Now) -> io::Result<()> {
+        let socket = u16::try_from(index).expect("few listeners");
+        let client = Client::Udp { socket, address: datagram.peer };
+        let train = whole(&mut datagram.packet, datagram.segment);
+        self.server.handle_client(client, train, now, &mut self.out);
+        self.carry_out(Some(datagram.packet), now)
+    }
+
+    fn on_peer_datagram(&mut self, slot: u32, mut datagram: Datagram, now: Now) -> io::Result<()> {
+        let Some(Some((relay, _))) = self.relays.get(slot as usize) else { return Ok(()) };
+        let train = whole(&mut datagram.packet, datagram.segment);
+        self.server.handle_peer(*relay, datagram.peer, train, now, &mut self.out);
+        self.carry_out(Some(datagram.packet), now)
+    }
+
+    fn on_timeout(&mut self, now: Now) -> io::Result<()> {
+        self.server.handle_timeout(now, &mut self.out);
+        let server = &self.server;
+        self.streams.expire(now, |client| server.is_allocated(client));
+        self.carry_out(None, now)
+    }
+
+    /// Reads a connection and handles the frames that are whole.
+    fn on_stream(&mut self, slot: u32, now: Now) -> io::Result<()> {
+        let Some(mut packet) = self.pool.take() else { return Ok(()) };
+        let Some(client) = self.streams.client(slot) else { return Ok(()) };
+        let mut frames = self.streams.read(slot, &mut packet, now);
+        let space = packet.headroom();
+        packet.grow_front(space);
+        while let Some(frame) = frames.next(&packet[space..]) {
+            let train = Train {
+                room: &mut packet,
+                start: space + frame.start,
+                len: frame.len(),
+                segment: frame.len(),
+            };
+            self.server.handle_client(client, train, now, &mut self.out);
+            self.carry_out_copies(&packet, now)?;
+        }
+        let most = if self.server.is_allocated(&client) { usize::MAX } else { STRANGER_FRAME };
+        self.streams.keep(slot, frames, &packet[space..], most);
+        if self.streams.is_closed(slot) {
+            self.server.on_client_closed(&client, &mut self.out);
+            self.streams.remove(slot);
+            self.carry_out(None, now)?;
+        }
+        Ok(())
+    }
+
+    /// Does what the server said about the bytes of `packet`. What goes out last goes out in the packet itself, anything
+    /// before it as a copy.
+    fn carry_out(&mut self, packet: Option<Packet>, now: Now) -> io::Result<()> {
+        self.effects(now)?;
+        let mut sends = std::mem::take(&mut self.out.sends);
+        let last = sends.iter().rposition(|send| send.place == Where::Room);
+        if let Some((mut packet, last)) = packet.zip(last) {
+            for send in sends.iter().take(last).filter(|send| send.place == Where::Room) {
+                self.send_copy(send.to, &packet[send.start..send.start + send.len], send.segment);
+            }
+            let send = sends[last];
+            packet.trim_front(send.start);
+            packet.resize(send.len);
+            self.send(send.to, packet, send.segment);
+        }
+        self.replies(&sends);
+        sends.clear();
+        self.out.sends = sends;
+        self.out.clear();
+        Ok(())
+    }
+
+    /// Like [`carry_out`](Self::carry_out), of bytes that are needed further.
+    fn carry_out_copies(&mut self, bytes: &[u8], now: Now) -> io::Result<()> {
+        self.effects(now)?;
+        let sends = std::mem::take(&mut self.out.sends);
+        for send in sends.iter().filter(|send| send.place == Where::Room) {
+            self.send_copy(send.to, &bytes[send.start..send.start + send.len], send.segment);
+        }
+        self.replies(&sends);
+        self.out.sends = sends;
+        self.out.clear();
+        Ok(())
+    }
+
+    fn replies(&mut self, sends: &[relay_dp::turn::Send]) {
+        let replies = std::mem::take(&mut self.out.replies);
+        for send in sends.iter().filter(|send| send.place == Where::Replies) {
+            self.send_copy(send.to, &replies[send.start..send.start + send.len], send.segment);
+        }
+        self.out.replies = replies;
+    }
+
+    /// Opens and closes sockets. Opening one may cause further effects.
+    fn effects(&mut self, now: Now) -> io::Result<()> {
+        let mut done = 0;
+        while let Some(effect) = self.out.effects.get(done).copied() {
+            match effect {
+                Effect::Open { relay, bind } => {
+                    let opened = self.open(relay, bind);
+                    self.server.on_opened(relay, opened, now, &mut self.out);
+                }
+                Effect::Close { relay } => {
+                    // What is queued was allowed to go.
+                    self.flush_port(Dirty::Relay(relay.slot))?;
+                    let slot = self.relays.get_mut(relay.slot as usize).and_then(Option::take);
+                    if let Some((_, port)) = slot {
+                        self.meters.retire(port.socket.counters());
+                    }
+                }
+            }
+            done += 1;
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, relay: RelayId, bind: SocketAddr) -> bool {
+        let config = UdpConfig { socket_buffer: RELAY_BUFFER, local_address: false, ..UdpConfig::default() };
+        let Ok(socket) = UdpSocket::bind(bind, &config) else { return false };
+        if self.ready.add(&socket, Token::Relay(relay.slot)).is_err() {
+            return false;
+        }
+        let slot = relay.slot as usize;
+        self.relays.resize_with(self.relays.len().max(slot + 1), || None);
+        self.relays[slot] = Some((relay, Port::new(socket)));
+        true
+    }
+
+    fn send_copy(&mut self, to: To, bytes: &[u8], segment: usize) {
+        if let To::Client(Client::Tcp { connection, .. }) = to {
+            self.streams.send(connection, bytes, &mut self.meters);
+            return;
+        }
+        match self.pool.take() {
+            Some(mut packet) => {
+                packet.fill(bytes);
+                self.send(to, packet, segment);
+            }
+            None => self.meters.lose(Loss::NoBuffer, bytes.len().div_ceil(segment.max(1))),
+        }
+    }
+
+    /// Queues datagrams; [`flush`](Self::flush) sends them.
+    fn send(&mut self, to: To, packet: Packet, segment: usize) {
+        let (dirty, peer) = match to {
+            To::Client(Client::Tcp { connection, .. }) => {
+                self.streams.send(connection, &packet, &mut self.meters);
+                return;
+            }
+            To::Client(Client::Udp { socket, address }) => (Dirty::Listener(socket.into()), address),
+            To::Peer { relay, address } => (Dirty::Relay(relay.slot), address),
+        };
+        let Some(port) = port(&mut self.listeners, &mut self.relays, dirty) else { return };
+        if port.queue.is_empty() {
+            self.dirty.push(dirty);
+        }
+        port.queue.push_back(Datagram { packet, segment: segment.max(1), peer, local: None });
+        self.queued += 1;
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        while let Some(dirty) = self.dirty.pop() {
+            self.flush_port(dirty)?;
+        }
+        self.queued = 0;
+        self.streams.flush(&mut self.ready);
+        Ok(())
+    }
+
+    /// Sends what a port has queued. What its socket has no room for is lost: late media is worth less than none.
+    fn flush_port(&mut self, dirty: Dirty) -> io::Result<()> {
+        let Some(port) = port(&mut self.listeners, &mut self.relays, dirty) else { return Ok(()) };
+        if port.queue.is_empty() {
+            return Ok(());
+        }
+        port.socket.send_burst(&mut port.queue)?;
+        let lost: usize = port.queue.drain(..).map(|datagram| datagram.segments().len().max(1)).sum();
+        self.meters.lose(Loss::SocketFull, lost);
+        Ok(())
+    }
+}
+
+/// Every allocation has a socket; the usual limit of a process is made for others. A lower one shows as refused allocations.
+fn allow_many_sockets() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+}
+
+fn port<'a>(
+    listeners: &'a mut [Port],
+    relays: &'a mut [Option<(RelayId, Port)>],
+    dirty: Dirty,
+) -> Option<&'a mut Port> {
+    match dirty {
+        Dirty::Listener(index) => listeners.get_mut(index),
+        Dirty::Relay(slot) => relays.get_mut(slot as usize)?.as_mut().map(|(_, port)| port),
+    }
+}
+
+/// A packet's window as a train, with all of its buffer as room.
+fn whole(packet: &mut Packet, segment: usize) -> Train<'_> {
+    let (start, len) = (packet.headroom(), packet.len());
+    packet.grow_front(start);
+    packet.resize(start + len + packet.tailroom());
+    Train { room: packet, start, len, segment }
+}

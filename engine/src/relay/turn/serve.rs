@@ -1,0 +1,132 @@
+//! A TURN server without a validator: a thread for each core.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
+
+use super::{ListenError, TurnConfig, TurnConfigError, TurnCore, TurnMeters};
+use crate::{core_loop::Clock, process::Stop};
+
+/// Sleep at most so long, so that a stop request is seen, ns.
+const MAX_SLEEP: u64 = 100_000_000;
+/// How often a core tells its numbers, ns.
+const REPORT: u64 = 500_000_000;
+
+/// Why a TURN server did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// What it was told.
+    #[error(transparent)]
+    Config(#[from] TurnConfigError),
+    /// A port.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The system.
+    #[error("a socket failed: {0}")]
+    Io(io::Error),
+    /// No randomness.
+    #[error("the system gives no random bytes: {0}")]
+    Random(getrandom::Error),
+    /// A programmer's error.
+    #[error("a core has died of a panic; what it said stands above")]
+    Panicked,
+}
+
+/// Serves on `cores` threads until `stop` is requested. `ready` is called once all ports are open; `report` twice a second with
+/// the numbers of all cores.
+///
+/// # Errors
+/// See [`ServeError`]; one core's error ends all.
+pub fn serve(
+    config: &TurnConfig,
+    cores: u16,
+    pin: bool,
+    stop: &Stop,
+    ready: impl FnOnce(),
+    mut report: impl FnMut(&TurnMeters),
+) -> Result<(), ServeError> {
+    let clock = Clock::start();
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(ServeError::Random)?;
+    let meters: Vec<Arc<Mutex<TurnMeters>>> = (0..cores).map(|_| Arc::default()).collect();
+    thread::scope(|scope| {
+        let (opened, open) = std::sync::mpsc::channel();
+        let mut threads = Vec::new();
+        for (core, meters) in (0..cores).zip(&meters) {
+            let (opened, stop) = (opened.clone(), stop.clone());
+            threads.push(scope.spawn(move || {
+                pin_to(core, pin);
+                let mut seed = seed;
+                seed[..2].iter_mut().zip(core.to_le_bytes()).for_each(|(byte, core)| *byte ^= core);
+                let made = TurnCore::new(config, (core, cores), clock, &seed);
+                let result = made.and_then(|made| {
+                    let _ = opened.send(());
+                    run(made, clock, &stop, meters)
+                });
+                drop(opened);
+                // One that failed ends the others.
+                stop.request();
+                result
+            }));
+        }
+        drop(opened);
+        if (0..cores).all(|_| open.recv().is_ok()) {
+            ready();
+        }
+        while !stop.is_requested() {
+            thread::sleep(Duration::from_nanos(MAX_SLEEP));
+            let mut all = TurnMeters::default();
+            for core in &meters {
+                all.merge(&core.lock().unwrap_or_else(PoisonError::into_inner));
+            }
+            report(&all);
+        }
+        let results: Vec<_> =
+            threads.into_iter().map(|thread| thread.join().map_err(|_| ServeError::Panicked)).collect();
+        results.into_iter().try_for_each(|result| result.and_then(|result| result))
+    })
+}
+
+fn pin_to(core: u16, pin: bool) {
+    if !pin {
+        return;
+    }
+    if let Some(ids) = core_affinity::get_core_ids()
+        && let Some(id) = ids.get(usize::from(core) % ids.len().max(1))
+    {
+        core_affinity::set_for_current(*id);
+    }
+}
+
+fn run(mut core: TurnCore, clock: Clock, stop: &Stop, meters: &Mutex<TurnMeters>) -> Result<(), ServeError> {
+    let mut next_report = 0;
+    while !stop.is_requested() {
+        let more = core.turn().map_err(ServeError::Io)?;
+        let now = clock.now();
+        if now >= next_report {
+            next_report = now + REPORT;
+            meters.lock().unwrap_or_else(PoisonError::into_inner).clone_from(core.meters());
+        }
+        if !more {
+            wait(&core, now)?;
+        }
+    }
+    Ok(())
+}
+
+fn wait(core: &TurnCore, now: u64) -> Result<(), ServeError> {
+    let until = core.poll_timeout().unwrap_or(u64::MAX).min(now + MAX_SLEEP);
+    let nanos = i64::try_from(until.saturating_sub(now)).expect("at most MAX_SLEEP");
+    let descriptor = core.descriptor();
+    let mut descriptors = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+    match poll(&mut descriptors, Some(&Timespec { tv_sec: 0, tv_nsec: nanos })) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(ServeError::Io(error.into())),
+    }
+}

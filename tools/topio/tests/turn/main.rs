@@ -1,0 +1,7 @@
+//! `topio turn serve` and the clients that people have: coturn's, and a browser. `tools/turn` runs them.
+
+mod browser;
+mod coturn;
+mod hostile;
+mod node;
+mod server;
