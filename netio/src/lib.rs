@@ -29,7 +29,9 @@ mod ring;
 mod send_queue;
 mod slots;
 mod tcp;
+mod tun;
 pub mod udp;
+mod wait;
 mod waker;
 
 pub use aligned::{ALIGNMENT, AlignedBuf};
@@ -42,4 +44,6 @@ pub use probe::Features;
 pub use reactor::{CloseReason, ConnId, Event, FileId, Reactor, ReactorConfig, WatchId, WriteRefused};
 pub use ring::Wait;
 pub use send_queue::SendError;
+pub use tun::{Tun, TunCounters};
+pub use wait::wait;
 pub use waker::Waker;

@@ -4,8 +4,8 @@
 //! | --- | --- |
 //! | [`loadgen`], [`client`] | open-loop load on a network, and the clients of its submission port |
 //! | [`report`] | the report of such a run |
-//! | [`exec`], [`log`], [`restart`], [`idle`], [`turn`] | the commands of `perf`: figures that such a load does not show |
-//! | [`network`] | validators as processes on this machine |
+//! | [`exec`], [`log`], [`restart`], [`idle`], [`turn`], [`vpn`] | the commands of `perf`: figures that such a load does not show |
+//! | [`network`], [`netns`] | validators as processes on this machine; network namespaces |
 //! | [`figure`], [`progress`] | measured values beside their goals, and how far a measurement is |
 
 pub mod client;
@@ -15,8 +15,10 @@ pub mod idle;
 mod install;
 pub mod loadgen;
 pub mod log;
+pub mod netns;
 pub mod network;
 pub mod progress;
 pub mod report;
 pub mod restart;
 pub mod turn;
+pub mod vpn;

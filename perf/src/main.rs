@@ -5,7 +5,7 @@
 use std::{fmt::Display, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use perf::{exec, idle, log, network, restart, turn};
+use perf::{exec, idle, log, network, restart, turn, vpn};
 use serde::Serialize;
 
 #[global_allocator]
@@ -52,6 +52,11 @@ enum Command {
         #[arg(long)]
         port: u16,
     },
+    /// A VPN of ours beside others
+    Vpn(vpn::Arguments),
+    /// One end of a VPN that is measured
+    #[command(hide = true)]
+    VpnEnd(vpn::End),
     /// A validator of a measured network
     #[command(hide = true)]
     Node {
@@ -69,6 +74,8 @@ fn main() -> ExitCode {
         Command::Idle(arguments) => idle::run(arguments).map(|facts| render(&facts, cli.json)),
         Command::Turn(arguments) => turn::run(arguments).map(|facts| render(&facts, cli.json)),
         Command::TurnServer { port } => turn::serve(*port).map(|()| String::new()),
+        Command::Vpn(arguments) => vpn::run(arguments).map(|facts| render(&facts, cli.json)),
+        Command::VpnEnd(end) => vpn::serve(end).map(|()| String::new()),
         Command::Node { config } => network::serve(config).map(|()| String::new()),
     };
     match text {

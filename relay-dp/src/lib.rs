@@ -4,4 +4,6 @@
 //! buffer wherever the protocol allows. Time comes in as an argument, randomness as a seed.
 #![forbid(unsafe_code)]
 
+pub mod offload;
 pub mod turn;
+pub mod vpn;

@@ -1,6 +1,7 @@
 //! The relay services: what moves people's packets on a core, beside or without a validator.
 
 pub mod turn;
+pub mod vpn;
 
 use serde::Deserialize;
 

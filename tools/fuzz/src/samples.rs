@@ -61,6 +61,9 @@ pub fn of(target: &str) -> Vec<Sample> {
         "state_accounts" => vec![("accounts", accounts())],
         "stun" => targets::turn::requests(),
         "turn_server" => targets::turn::scripts(),
+        "vpn_datagram" => vec![("nothing", vec![0, 0])],
+        "vpn_packet" => targets::vpn::packets(),
+        "vpn_config" => vec![("usual", targets::vpn::CONFIG.to_vec())],
         _ => Vec::new(),
     }
 }

@@ -11,6 +11,7 @@ mod node;
 mod replica;
 pub(crate) mod state;
 pub(crate) mod turn;
+pub(crate) mod vpn;
 
 use std::fmt::Display;
 
@@ -56,6 +57,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "state_accounts", run: state::accounts },
     Target { name: "stun", run: turn::stun },
     Target { name: "turn_server", run: turn::server },
+    Target { name: "vpn_datagram", run: vpn::datagram },
+    Target { name: "vpn_packet", run: vpn::packet },
+    Target { name: "vpn_config", run: vpn::config },
 ];
 
 /// The target of that name.

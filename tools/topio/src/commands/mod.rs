@@ -11,6 +11,7 @@ mod report;
 mod status;
 mod transfer;
 mod turn;
+mod vpn;
 
 use clap::{Args, Parser, Subcommand};
 use engine::config::HostPort;
@@ -62,6 +63,9 @@ enum Command {
     /// Run a TURN server, make credentials for one
     #[command(subcommand)]
     Turn(turn::Command),
+    /// Run a WireGuard VPN: serve, add clients, connect
+    #[command(subcommand)]
+    Vpn(vpn::Command),
     /// Measure a running network
     #[command(subcommand)]
     Bench(bench::Command),
@@ -89,6 +93,7 @@ impl Cli {
             Command::Tx(arguments) => ledger::transaction(&arguments, format),
             Command::Status(arguments) => status::run(&arguments, format),
             Command::Turn(command) => turn::run(command, format),
+            Command::Vpn(command) => vpn::run(&command, format),
             Command::Bench(command) => bench::run(command, format),
             Command::Report(command) => report::run(&command, format),
         }

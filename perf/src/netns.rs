@@ -1,0 +1,155 @@
+//! Network namespaces with links between them, for tests and comparisons with real peers. Takes root and `ip`.
+
+use std::{
+    ffi::OsStr,
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context, bail};
+
+/// Makes names of one process differ.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A network namespace, removed when dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// A new namespace with loopback up.
+    ///
+    /// # Errors
+    /// Without root or `ip`.
+    pub fn new(role: &str) -> anyhow::Result<Namespace> {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("topio-{role}-{}-{number}", std::process::id());
+        ip(&["netns", "add", &name]).context("network namespaces take root and iproute2")?;
+        let namespace = Namespace { name };
+        namespace.ip(&["link", "set", "lo", "up"])?;
+        Ok(namespace)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Links two namespaces by a veth pair, with the same name at both ends; `addresses` are for this end and the other.
+    ///
+    /// # Errors
+    /// When `ip` refuses.
+    pub fn link(&self, other: &Namespace, device: &str, addresses: &[(&str, &str)]) -> anyhow::Result<()> {
+        let (here, there) = (self.name.as_str(), other.name.as_str());
+        ip(&[
+            "link", "add", "name", device, "netns", here, "type", "veth", "peer", "name", device, "netns",
+            there,
+        ])?;
+        for (namespace, first) in [(self, true), (other, false)] {
+            for (ours, theirs) in addresses {
+                let address = if first { ours } else { theirs };
+                let mut arguments = vec!["address", "add", address, "dev", device];
+                if address.contains(':') {
+                    arguments.push("nodad");
+                }
+                namespace.ip(&arguments)?;
+            }
+            namespace.ip(&["link", "set", device, "up"])?;
+        }
+        Ok(())
+    }
+
+    /// Runs `ip` inside.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn ip(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        ip(&[&["-n", &self.name], arguments].concat())
+    }
+
+    /// A command that runs inside.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+    }
+
+    /// Runs a command inside to its end.
+    ///
+    /// # Errors
+    /// When it fails; with what it said.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+        finished(program, arguments, self.command(program).args(arguments).output()?)
+    }
+
+    /// Starts a command inside that is killed when the guard is dropped.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> anyhow::Result<Running> {
+        let mut command = self.command(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+        Ok(Running { child: command.spawn()? })
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = ip(&["netns", "del", &self.name]);
+    }
+}
+
+/// A process in a namespace. Killed when dropped.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+}
+
+impl Running {
+    /// Its process id: `ip netns exec` becomes the program.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
+    /// Asks it to end (SIGTERM) and waits.
+    ///
+    /// # Errors
+    /// When it ends with an error.
+    pub fn terminate(mut self) -> anyhow::Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        let status = self.child.wait()?;
+        if status.success() { Ok(()) } else { bail!("ended with {status}") }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ip(arguments: &[&str]) -> anyhow::Result<String> {
+    finished(
+        "ip",
+        arguments,
+        Command::new("ip").args(arguments).output().context("ip of iproute2 can't be run")?,
+    )
+}
+
+fn finished(program: &str, arguments: &[&str], output: Output) -> anyhow::Result<String> {
+    if !output.status.success() {
+        let said = [&output.stdout[..], &output.stderr].concat();
+        bail!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&said).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
