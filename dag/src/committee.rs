@@ -1,6 +1,9 @@
 //! A committee: the validators that agree on a shard's tables for one epoch.
 
-use crate::{ChainId, Epoch, ReplicaId, TableId, View};
+use crate::{
+    ChainId, Epoch, ReplicaId, TableId, View,
+    planted::{self, Defect},
+};
 
 /// Fewest validators of a committee: one fault among four.
 pub const MIN_VALIDATORS: usize = 4;
@@ -60,7 +63,7 @@ impl Committee {
 
     /// Votes that decide: n − f. Two quorums share an honest validator.
     pub fn quorum(&self) -> usize {
-        self.size() - self.faulty()
+        self.size() - self.faulty() - usize::from(planted::is(Defect::QuorumShort))
     }
 
     /// All replicas, in order.

@@ -13,6 +13,7 @@ pub mod hash;
 pub mod keys;
 pub mod merkle;
 pub mod money;
+pub mod planted;
 pub mod receipt;
 pub mod state_tree;
 pub mod table_block;

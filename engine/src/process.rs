@@ -399,6 +399,7 @@ impl CoreThread {
         if let Some(feed) = &mut connections.index {
             catch_up(feed, recovered.past);
         }
+        recovered.notes.iter().for_each(|note| eprintln!("{note}"));
         let tail = recovered.tail;
         let segment =
             segment::open_for_writing(sources.directory, self.core, tail.segment, tail.segment_bytes);

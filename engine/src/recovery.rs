@@ -14,6 +14,7 @@ use dag::{
     Block, Certificate, Hash, Height, TableId,
     client::Code,
     keys::KeyPair,
+    planted::{self, Defect},
     wire::{Reader, WireError},
 };
 use pbft::{Base, Record, Replica, RestoreError};
@@ -89,6 +90,8 @@ pub struct Recovered {
     pub records: u64,
     /// Executed blocks before the snapshots that the block index lacks, by table and ascending height.
     pub past: Vec<BlockInfo>,
+    /// Lines for the operator's log.
+    pub notes: Vec<String>,
 }
 
 /// What an operator sets of a replica's [`pbft::Config`]; times in ns.
@@ -153,9 +156,9 @@ pub fn recover<D: Disk>(
     placement: Placement,
     key: &Rc<KeyPair>,
 ) -> Result<Recovered, RecoveryError> {
-    let mut tables = Vec::new();
+    let (mut tables, mut notes) = (Vec::new(), Vec::new());
     for table in placement.tables(shard) {
-        tables.push(open_table(sources, shard, table, key)?);
+        tables.push(open_table(sources, shard, table, key, &mut notes)?);
     }
     segment::remove_leftovers(&sources.disk, sources.directory, placement.core)?;
     let (disk, from) = (sources.disk.clone(), sources.log_from);
@@ -168,7 +171,7 @@ pub fn recover<D: Disk>(
         let tail = segment::create_on(&sources.disk, sources.directory, id, sources.log)?;
         let end = LogPosition { segment: tail.segment, offset: 0 };
         let tables = tables.into_iter().map(|table| table.setup).collect();
-        return Ok(Recovered { tables, tail, end, deliveries: Vec::new(), records: 0, past: Vec::new() });
+        return Ok(Recovered { tables, tail, end, deliveries: Vec::new(), records: 0, past: Vec::new(), notes });
     };
     let indexed = placement.tables(shard).into_iter().map(|table| (table, (sources.indexed)(table)));
     let mut past = Past { indexed: indexed.collect(), ..Past::default() };
@@ -199,7 +202,7 @@ pub fn recover<D: Disk>(
     let tables = ready;
     let deliveries = deliver_again(&tables, &past);
     let past = past.for_index(&tables);
-    Ok(Recovered { tables, tail, end, deliveries, records, past })
+    Ok(Recovered { tables, tail, end, deliveries, records, past, notes })
 }
 
 fn open_table<D: Disk>(
@@ -207,6 +210,7 @@ fn open_table<D: Disk>(
     shard: &Shard,
     id: TableId,
     key: &Rc<KeyPair>,
+    notes: &mut Vec<String>,
 ) -> Result<Recovering, RecoveryError> {
     let config = partition::Config {
         chain: shard.chain(),
@@ -217,7 +221,7 @@ fn open_table<D: Disk>(
     };
     let newest = snapshot::newest_good(&sources.disk, sources.directory, shard.chain(), id)?;
     for damaged in &newest.passed_over {
-        eprintln!("table {id}: {damaged}; going on from an older snapshot or genesis, and the log");
+        notes.push(format!("table {id}: {damaged}; going on from an older snapshot or genesis, and the log"));
     }
     let (state, base) = match &newest.snapshot {
         Some(snapshot) => {
@@ -326,6 +330,9 @@ impl Recovering {
 
     fn keep_promises(&mut self) -> Result<(), RestoreError> {
         let Some(promises) = self.promises.take() else { return Ok(()) };
+        if planted::is(Defect::PromisesForgotten) {
+            return Ok(());
+        }
         promises.records.into_iter().try_for_each(|record| self.setup.replica.restore(record))
     }
 }
@@ -397,6 +404,9 @@ impl Past {
 /// the snapshots themselves have in flight. Inboxes ignore what they have applied.
 fn deliver_again(tables: &[TableSetup], past: &Past) -> Vec<Delivery> {
     let mut all = Vec::new();
+    if planted::is(Defect::ReceiptLost) {
+        return all;
+    }
     for setup in tables {
         let id = setup.state.config().id;
         let mut rewind = Rewind::new(setup.state.meta());

@@ -6,7 +6,10 @@
 //! lost to its view; here it stays useful. Nothing is lost: where the primary is faulty every honest replica
 //! that waits complains, and f + 1 of those make all others follow.
 
-use dag::{Hash, Height, ReplicaId, View};
+use dag::{
+    Hash, Height, ReplicaId, View,
+    planted::{self, Defect},
+};
 
 use crate::{
     message::Message,
@@ -246,7 +249,10 @@ impl Replica {
             let header = prepared.block.bytes().first_chunk().expect("a block has a header");
             Some(PreparedEntry { header: *header, certificate: prepared.certificate.clone() })
         };
-        let prepared = self.window.iter().filter_map(entry).collect();
+        let mut prepared: Vec<PreparedEntry> = self.window.iter().filter_map(entry).collect();
+        if planted::is(Defect::PreparedHidden) {
+            prepared.pop();
+        }
         let config = &self.config;
         let mut committed = self.head.commit.clone();
         if let Some(certificate) = &mut committed {

@@ -10,6 +10,7 @@ use dag::{
     Certificate, Committee, Hash, Height, TableId, View,
     committee::MAX_VALIDATORS,
     keys::{KeyPair, Signature, VerifyFn},
+    planted::{self, Defect},
     wire::{Put, Reader, WireError},
 };
 
@@ -170,7 +171,12 @@ impl NewView {
             let fitting = candidates.filter(|entry| {
                 entry.height() == height && parent.is_none_or(|parent| entry.parent() == parent)
             });
-            let Some(entry) = fitting.max_by_key(|entry| entry.certificate.vote.view) else { return plan };
+            let lowest = planted::is(Defect::WrongCertificate);
+            let by_view = |entry: &&PreparedEntry| {
+                let view = entry.certificate.vote.view;
+                if lowest { View::MAX - view } else { view }
+            };
+            let Some(entry) = fitting.max_by_key(by_view) else { return plan };
             parent = Some(entry.digest());
             plan.entries.push(entry.clone());
         }

@@ -8,7 +8,10 @@
 
 use std::ops::ControlFlow;
 
-use dag::{Block, Certificate, Hash, Height, ReplicaId, View, Vote, VoteKind};
+use dag::{
+    Block, Certificate, Hash, Height, ReplicaId, View, Vote, VoteKind,
+    planted::{self, Defect},
+};
 
 use crate::{
     message::Message,
@@ -99,7 +102,9 @@ impl Replica {
             self.counters.ignored += 1;
             return;
         };
-        if instance.accepted.is_some() || instance.pending.is_some() {
+        if planted::is(Defect::SecondProposal) {
+            instance.retract();
+        } else if instance.accepted.is_some() || instance.pending.is_some() {
             return;
         }
         instance.pending = Some(block);
@@ -276,7 +281,8 @@ impl Replica {
         if vote.height <= self.head.height {
             return; // Late; normal.
         }
-        if vote.view != self.views.tally {
+        let old = vote.view < self.views.tally && planted::is(Defect::OldViewAccepted);
+        if vote.view != self.views.tally && !old {
             if vote.view > self.views.tally && vote.view >= self.views.view {
                 // An honest replica votes only in a view that has begun for it.
                 self.note_active(replica, vote.view, now);
@@ -319,7 +325,8 @@ impl Replica {
         if !self.views.active {
             return;
         }
-        let (view, quorum, weak) = (self.views.view, self.quorum(), self.weak());
+        let (view, quorum) = (self.views.view, self.quorum());
+        let weak = self.weak() - usize::from(planted::is(Defect::CheckerRuleShort));
         for height in self.window.heights() {
             let instance = self.window.at(height);
             if instance.commit_in(view).is_some() {

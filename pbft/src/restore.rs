@@ -3,7 +3,10 @@
 //! The log gives back every promise: votes signed, blocks prepared, views left. A crash may cut records off
 //! its end; whatever was cut off had not left the node, except committed heights, which peers know.
 
-use dag::{Block, Certificate, Height, View, Vote, VoteKind};
+use dag::{
+    Block, Certificate, Height, View, Vote, VoteKind,
+    planted::{self, Defect},
+};
 
 use crate::{
     new_view::NewView, output::Output, record::Record, replica::Replica, view_change::ViewChange,
@@ -93,7 +96,7 @@ impl Replica {
             self.checkpoints.restore_own(vote);
             return Ok(());
         }
-        if vote.height <= self.head.height {
+        if vote.height <= self.head.height || planted::is(Defect::VotesForgotten) {
             return Ok(());
         }
         let view = self.views.view;

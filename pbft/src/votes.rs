@@ -2,7 +2,10 @@
 
 use std::{collections::VecDeque, rc::Rc};
 
-use dag::{Certificate, Hash, ReplicaId, View, Vote, VoteBundle};
+use dag::{
+    Certificate, Hash, ReplicaId, View, Vote, VoteBundle,
+    planted::{self, Defect},
+};
 
 use crate::evidence::Evidence;
 
@@ -92,6 +95,10 @@ impl Ballot {
                 self.accused.push(replica);
                 Added::Conflict(Box::new(evidence))
             }
+            _ if planted::is(Defect::DuplicateVote) => {
+                self.counted += 1;
+                Added::Counted
+            }
             _ => Added::Known,
         }
     }
@@ -122,6 +129,9 @@ impl Ballot {
 
     /// Votes for a digest.
     pub(crate) fn count(&self, digest: &Hash) -> usize {
+        if planted::is(Defect::DuplicateVote) {
+            return self.counted;
+        }
         if self.counted == 0 { 0 } else { self.of(digest).count() }
     }
 

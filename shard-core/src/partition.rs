@@ -149,6 +149,11 @@ impl Table {
         &mut self.inbox
     }
 
+    /// Whether other tables have sent this one something that it has not applied.
+    pub fn has_receipts_waiting(&self) -> bool {
+        self.inbox.is_ahead(&self.meta)
+    }
+
     /// What this table has in flight for others. After a restart or a load, hand it to their inboxes.
     pub fn outbox(&self) -> &Outbox {
         &self.outbox

@@ -13,7 +13,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dag::ChainId;
+use dag::{
+    ChainId,
+    planted::{self, Defect},
+};
 use futures_lite::future::block_on;
 
 use super::cursor::{Cursor, Link, read_header};
@@ -334,12 +337,17 @@ impl<D: Disk> Scanner<D> {
     fn tail_at(&self, link: Link, kind: TailKind) -> Result<Tail, ScanError> {
         let damaged = segment::list_damaged(&self.disk, &self.directory, self.id.core)?;
         let put_aside = damaged.last().copied().filter(|last| *last >= link.segment);
+        let cut = !(kind == TailKind::Torn && planted::is(Defect::TailNotCut));
         Ok(Tail {
             id: self.id,
             segment: link.segment,
             segment_bytes: self.segment_bytes,
             // Positions in segments that were put aside must not come to mean something else: go on above them all.
-            offset: if put_aside.is_some() { self.segment_bytes } else { link.offset },
+            offset: if put_aside.is_some() {
+                self.segment_bytes
+            } else {
+                link.offset + if cut { 0 } else { SECTOR }
+            },
             next_segment: put_aside.unwrap_or(link.segment) + 1,
             next_sequence: link.sequence,
             previous: link.previous,

@@ -272,7 +272,8 @@ impl Core {
             let waiting = {
                 let table = &mut self.tables[slot];
                 let waiting = table.mempool.oldest_waiting().is_some();
-                table.replica.set_waiting(waiting, now);
+                // A payment from another table is work as well, though no client of this one waits for it.
+                table.replica.set_waiting(waiting || table.state.has_receipts_waiting(), now);
                 waiting
             };
             if waiting && self.tables[slot].is_censored(now) {

@@ -38,6 +38,16 @@ impl<'a> TableView<'a> {
         self.0.history.at(height)
     }
 
+    /// Whether a state is fetched from a peer.
+    pub fn is_fetching(&self) -> bool {
+        self.0.sync.is_fetching()
+    }
+
+    /// Whether a snapshot is on its way to the disk.
+    pub fn is_saving(&self) -> bool {
+        self.0.sync.is_saving()
+    }
+
     /// Transactions that wait.
     pub fn waiting(&self) -> usize {
         self.0.mempool.len()

@@ -7,7 +7,10 @@
 
 use std::collections::VecDeque;
 
-use dag::{Height, TableId};
+use dag::{
+    Height, TableId,
+    planted::{self, Defect},
+};
 
 use super::{Core, Cross, Effect};
 
@@ -67,6 +70,11 @@ impl Needs {
     /// The lowest segment with a block above a height.
     pub fn first_above(&self, height: Height) -> Option<u32> {
         self.spans.iter().find(|(_, highest)| *highest > height).map(|(segment, _)| *segment)
+    }
+
+    /// Whether a snapshot now would need less of the log than the newest one does.
+    pub fn can_let_go(&self, newest: u32) -> bool {
+        self.kept.back().is_none_or(|kept| kept.segment < newest)
     }
 
     /// Segments below are removed.
@@ -131,7 +139,12 @@ impl Core {
             }
             None => table.needs.first,
         };
-        let others = (0..self.shard.tables).filter(|&other| other != table.id).map(|other| {
+        // A table that was never sent anything, nor told how far its receipts are applied, needs none of these blocks.
+        let owed = |other: &TableId| {
+            let peer = table.state.meta().peer(*other);
+            *other != table.id && (peer.sent > 0 || peer.applied > 0)
+        };
+        let others = (0..self.shard.tables).filter(owed).map(|other| {
             let applied = match self.slots[usize::from(other)] {
                 Some(slot) => {
                     let other = &self.tables[slot];
@@ -149,10 +162,11 @@ impl Core {
         let newest = self.journal.position().segment;
         let needed = (0..self.tables.len()).filter_map(|slot| self.needed_by(slot)).min();
         let retained = self.settings.retained_segments;
-        let before = needed.unwrap_or(newest).min(newest.saturating_sub(retained));
+        let before = needed.unwrap_or(newest).min(newest.saturating_sub(retained))
+            + u32::from(planted::is(Defect::TrimmedTooFar));
         if newest > before + retained + 1 {
             // Tables that rest, or go slowly, hold the log back: their snapshots are due.
-            for table in &mut self.tables {
+            for table in self.tables.iter_mut().filter(|table| table.needs.can_let_go(newest)) {
                 table.sync.want();
             }
         }
@@ -185,6 +199,7 @@ mod tests {
         assert_eq!(needs.base(100).unwrap().height, 40);
         assert_eq!(needs.first_above(40), Some(4));
         assert_eq!(needs.base(70).unwrap().height, 70);
+        assert!(needs.can_let_go(8) && !needs.can_let_go(7), "the same snapshot once more frees nothing");
         needs.forget(4);
         assert_eq!(needs.first_above(0), Some(4));
         assert_eq!(needs.first_above(100), None);

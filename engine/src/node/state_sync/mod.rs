@@ -92,6 +92,16 @@ impl Sync {
         self.wanted = true;
     }
 
+    /// Whether a state is fetched from a peer, or written.
+    pub fn is_fetching(&self) -> bool {
+        self.fetch.is_some() || self.installing.is_some()
+    }
+
+    /// Whether a snapshot is made, or on its way to the disk.
+    pub fn is_saving(&self) -> bool {
+        self.draft.is_some() || self.writing.is_some()
+    }
+
     /// Whether a snapshot is being copied.
     pub fn is_copying(&self) -> bool {
         self.draft.as_ref().is_some_and(|draft| !draft.copied)

@@ -8,6 +8,7 @@ mod ledger;
 mod log;
 mod node;
 mod report;
+mod sim;
 mod status;
 mod transfer;
 mod turn;
@@ -72,6 +73,8 @@ enum Command {
     /// Show and compare reports of measured runs
     #[command(subcommand)]
     Report(report::Command),
+    /// Simulate whole networks of the real validator code under faults
+    Sim(sim::Arguments),
 }
 
 impl Cli {
@@ -96,6 +99,7 @@ impl Cli {
             Command::Vpn(command) => vpn::run(&command, format),
             Command::Bench(command) => bench::run(command, format),
             Command::Report(command) => report::run(&command, format),
+            Command::Sim(arguments) => sim::run(&arguments, format),
         }
     }
 }

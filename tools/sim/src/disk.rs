@@ -1,0 +1,380 @@
+//! A disk in memory that can be torn, filled, broken and damaged.
+//!
+//! What was synced stays; what was not may be lost at a crash, sector by sector. Names come back as a prefix of what was done to
+//! them, as a journalling file system gives them. The log's writes are durable when they are done, and torn in their
+//! sectors when the crash comes first.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+
+use engine::side::disk::{Disk, DiskFile};
+use netio::AlignedBuf;
+
+use crate::random::Random;
+
+/// The unit of writing.
+pub const SECTOR: usize = 4096;
+
+type Sector = Box<[u8]>;
+
+#[derive(Clone, Debug, Default)]
+struct Content {
+    /// Sectors that are not all zeros.
+    sectors: BTreeMap<u64, Sector>,
+    length: u64,
+    /// What each sector written since the last sync held before.
+    unsynced: BTreeMap<u64, Option<Sector>>,
+    synced_length: u64,
+}
+
+impl Content {
+    fn write(&mut self, bytes: &[u8], offset: u64, synced: bool) {
+        let first = offset / SECTOR as u64;
+        for (number, sector) in (first..).zip(bytes.chunks(SECTOR)) {
+            let before = if sector.iter().all(|byte| *byte == 0) {
+                self.sectors.remove(&number)
+            } else {
+                self.sectors.insert(number, sector.into())
+            };
+            if !synced {
+                self.unsynced.entry(number).or_insert(before);
+            }
+        }
+        self.length = self.length.max(offset + bytes.len() as u64);
+        if synced {
+            self.synced_length = self.synced_length.max(self.length);
+        }
+    }
+
+    fn sync(&mut self) {
+        self.unsynced.clear();
+        self.synced_length = self.length;
+    }
+
+    fn crash(&mut self, random: &mut Random) {
+        let tear = random.below(4);
+        for (number, before) in std::mem::take(&mut self.unsynced) {
+            if tear == 0 || (tear < 3 && random.percent(50)) {
+                match before {
+                    Some(sector) => self.sectors.insert(number, sector),
+                    None => self.sectors.remove(&number),
+                };
+            }
+        }
+        if random.percent(50) {
+            self.length = self.synced_length;
+        }
+        let sectors = self.length.div_ceil(SECTOR as u64);
+        self.sectors.retain(|number, _| *number < sectors);
+        self.synced_length = self.length;
+    }
+}
+
+#[derive(Clone, Debug)]
+enum NameChange {
+    Add(PathBuf, usize),
+    Rename(PathBuf, PathBuf),
+    Remove(PathBuf),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: Vec<Content>,
+    names: BTreeMap<PathBuf, usize>,
+    durable_names: BTreeMap<PathBuf, usize>,
+    /// Changes of names since the last sync of the directory.
+    changes: Vec<NameChange>,
+    /// The crash comes before the operation after so many.
+    fuse: Option<u32>,
+    burnt: bool,
+    full: bool,
+    unreadable: bool,
+}
+
+impl State {
+    /// Whether the next operation still happens.
+    fn step(&mut self) -> io::Result<()> {
+        if let Some(fuse) = &mut self.fuse {
+            if *fuse == 0 {
+                self.burnt = true;
+            } else {
+                *fuse -= 1;
+            }
+        }
+        if self.burnt { Err(io::Error::other("the machine has crashed")) } else { Ok(()) }
+    }
+
+    fn file(&self, path: &Path) -> io::Result<usize> {
+        self.names.get(path).copied().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, format!("{}: no such file", path.display()))
+        })
+    }
+
+    fn change(&mut self, change: NameChange) {
+        apply(&mut self.names, &change);
+        self.changes.push(change);
+    }
+}
+
+fn apply(names: &mut BTreeMap<PathBuf, usize>, change: &NameChange) {
+    match change {
+        NameChange::Add(path, file) => {
+            names.insert(path.clone(), *file);
+        }
+        NameChange::Rename(from, to) => {
+            if let Some(file) = names.remove(from) {
+                names.insert(to.clone(), file);
+            }
+        }
+        NameChange::Remove(path) => {
+            names.remove(path);
+        }
+    }
+}
+
+/// A validator's disk. Clones are the same disk.
+#[derive(Clone, Debug, Default)]
+pub struct SimDisk(Rc<RefCell<State>>);
+
+impl SimDisk {
+    /// An empty disk.
+    pub fn new() -> SimDisk {
+        SimDisk::default()
+    }
+
+    /// The crash comes after so many operations more.
+    pub fn set_fuse(&self, operations: Option<u32>) {
+        let mut state = self.0.borrow_mut();
+        state.fuse = operations;
+        state.burnt = false;
+    }
+
+    /// Whether the crash has come.
+    pub fn is_burnt(&self) -> bool {
+        self.0.borrow().burnt
+    }
+
+    /// No room for anything new, or again.
+    pub fn set_full(&self, full: bool) {
+        self.0.borrow_mut().full = full;
+    }
+
+    /// Nothing can be read, or again.
+    pub fn set_unreadable(&self, unreadable: bool) {
+        self.0.borrow_mut().unreadable = unreadable;
+    }
+
+    /// Whether it is full, or can't be read.
+    pub fn is_failing(&self) -> bool {
+        let state = self.0.borrow();
+        state.full || state.unreadable
+    }
+
+    /// One write of the log, durable at once.
+    pub fn write_durable(&self, path: &Path, offset: u64, bytes: &[u8]) {
+        let mut state = self.0.borrow_mut();
+        let file = state.file(path).expect("the log writes to files that are there");
+        state.files[file].write(bytes, offset, true);
+    }
+
+    /// A write of the log that the crash has cut: of its sectors some arrived.
+    pub fn write_torn(&self, path: &Path, offset: u64, bytes: &[u8], random: &mut Random) {
+        let count = bytes.len().div_ceil(SECTOR) as u64;
+        let (tear, upto) = (random.below(6), random.below(count + 1));
+        for (number, sector) in (0..).zip(bytes.chunks(SECTOR)) {
+            let arrived = match tear {
+                0 => false,
+                1 => true,
+                2 | 3 => number < upto,
+                4 => number >= upto,
+                _ => random.percent(50),
+            };
+            if arrived {
+                self.write_durable(path, offset + number * SECTOR as u64, sector);
+            }
+        }
+    }
+
+    /// The machine loses its memory.
+    pub fn crash(&self, random: &mut Random) {
+        let mut state = self.0.borrow_mut();
+        let State { files, names, durable_names, changes, .. } = &mut *state;
+        files.iter_mut().for_each(|file| file.crash(random));
+        let kept = random.index(changes.len() + 1);
+        changes.drain(..).take(kept).for_each(|change| apply(durable_names, &change));
+        names.clone_from(durable_names);
+        state.fuse = None;
+        state.burnt = false;
+    }
+
+    /// A place that holds something: a file, and a sector of it. Of the log only, where `log` says so.
+    pub fn any_sector(&self, log: bool, random: &mut Random) -> Option<(PathBuf, u64)> {
+        let state = self.0.borrow();
+        let wanted = |path: &Path| !log || path.to_string_lossy().contains("log-");
+        let mut places = Vec::new();
+        for (path, file) in state.names.iter().filter(|(path, _)| wanted(path)) {
+            places.extend(state.files[*file].sectors.keys().map(|number| (path.clone(), *number)));
+        }
+        if places.is_empty() { None } else { Some(places.swap_remove(random.index(places.len()))) }
+    }
+
+    /// Turns one bit of a sector.
+    pub fn flip(&self, path: &Path, sector: u64, random: &mut Random) {
+        let mut state = self.0.borrow_mut();
+        let Ok(file) = state.file(path) else { return };
+        if let Some(bytes) = state.files[file].sectors.get_mut(&sector) {
+            let at = random.index(bytes.len());
+            bytes[at] ^= 1 << random.below(8);
+        }
+    }
+
+    /// Puts what one sector holds in the place of another one of the same file, as a misdirected write does.
+    pub fn misdirect(&self, path: &Path, from: u64, to: u64) {
+        let mut state = self.0.borrow_mut();
+        let Ok(file) = state.file(path) else { return };
+        if let Some(bytes) = state.files[file].sectors.get(&from).cloned() {
+            state.files[file].sectors.insert(to, bytes);
+        }
+    }
+
+    /// The names that are there.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.0.borrow().names.keys().cloned().collect()
+    }
+}
+
+/// A file that is open.
+#[derive(Debug)]
+pub struct SimFile {
+    disk: SimDisk,
+    file: usize,
+}
+
+impl Disk for SimDisk {
+    type File = SimFile;
+
+    async fn create(&self, path: &Path) -> io::Result<SimFile> {
+        let mut state = self.0.borrow_mut();
+        state.step()?;
+        if state.full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let file = state.files.len();
+        state.files.push(Content::default());
+        state.change(NameChange::Add(path.to_owned(), file));
+        Ok(SimFile { disk: self.clone(), file })
+    }
+
+    async fn open(&self, path: &Path) -> io::Result<SimFile> {
+        let state = self.0.borrow();
+        if state.unreadable {
+            return Err(io::Error::other("input/output error"));
+        }
+        Ok(SimFile { disk: self.clone(), file: state.file(path)? })
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.0.borrow_mut();
+        state.step()?;
+        state.file(from)?;
+        state.change(NameChange::Rename(from.to_owned(), to.to_owned()));
+        Ok(())
+    }
+
+    async fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.0.borrow_mut();
+        state.step()?;
+        state.file(path)?;
+        state.change(NameChange::Remove(path.to_owned()));
+        Ok(())
+    }
+
+    async fn sync_directory(&self, _: &Path) -> io::Result<()> {
+        let mut state = self.0.borrow_mut();
+        state.step()?;
+        state.changes.clear();
+        let State { files, names, durable_names, .. } = &mut *state;
+        durable_names.clone_from(names);
+        let mut named = vec![false; files.len()];
+        names.values().for_each(|file| named[*file] = true);
+        let lost = files.iter_mut().zip(named).filter(|(_, named)| !named);
+        lost.for_each(|(file, _)| *file = Content::default());
+        Ok(())
+    }
+
+    async fn pause(&self, _: Duration) {}
+
+    fn names(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+        let state = self.0.borrow();
+        let inside = state.names.keys().filter(|path| path.parent() == Some(directory));
+        Ok(inside.filter_map(|path| path.file_name()).map(OsString::from).collect())
+    }
+
+    fn length(&self, path: &Path) -> io::Result<u64> {
+        let state = self.0.borrow();
+        Ok(state.files[state.file(path)?].length)
+    }
+
+    fn read(&self, path: &Path, length: u64) -> io::Result<Vec<u8>> {
+        let file = futures_lite::future::block_on(self.open(path))?;
+        let length = self.length(path)?.min(length);
+        let mut bytes = vec![0; usize::try_from(length).expect("a file of a simulation fits the memory")];
+        file.fill(&mut bytes, 0);
+        Ok(bytes)
+    }
+}
+
+impl SimFile {
+    fn fill(&self, bytes: &mut [u8], offset: u64) {
+        let state = self.disk.0.borrow();
+        let content = &state.files[self.file];
+        for (number, into) in (offset / SECTOR as u64..).zip(bytes.chunks_mut(SECTOR)) {
+            match content.sectors.get(&number) {
+                Some(sector) => {
+                    let held = into.len().min(sector.len());
+                    into[..held].copy_from_slice(&sector[..held]);
+                    into[held..].fill(0);
+                }
+                None => into.fill(0),
+            }
+        }
+    }
+}
+
+impl DiskFile for SimFile {
+    async fn write_sectors(&self, bytes: &AlignedBuf, offset: u64) -> io::Result<()> {
+        let mut state = self.disk.0.borrow_mut();
+        state.step()?;
+        if state.full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        state.files[self.file].write(bytes, offset, false);
+        Ok(())
+    }
+
+    async fn read_sectors(&self, into: &mut AlignedBuf, at: usize, offset: u64) -> io::Result<usize> {
+        let length = self.disk.0.borrow().files[self.file].length;
+        let wanted = into.len() - at;
+        let held = usize::try_from(length.saturating_sub(offset)).unwrap_or(usize::MAX).min(wanted);
+        self.fill(&mut into[at..at + held], offset);
+        Ok(held)
+    }
+
+    async fn sync(&self) -> io::Result<()> {
+        let mut state = self.disk.0.borrow_mut();
+        state.step()?;
+        state.files[self.file].sync();
+        Ok(())
+    }
+
+    async fn close(self) -> io::Result<()> {
+        Ok(())
+    }
+}

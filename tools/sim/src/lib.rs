@@ -1,0 +1,31 @@
+//! Whole networks of the real validator code, in one thread, under a seed.
+//!
+//! | module | is |
+//! | --- | --- |
+//! | [`scenario`] | what a seed means, and the atlas of faults |
+//! | [`fault`] | the faults and their times |
+//! | [`world`] | the simulated network: hosts, wires, clients, and the judge of the invariants |
+//! | [`disk`] | a disk that can be torn, filled, broken and damaged |
+//! | [`byzantine`] | what a liar makes of honest frames |
+//! | [`coverage`] | which faults have struck in which states |
+//! | [`search`] | many seeds on many threads |
+//! | [`shrink`] | a failing plan made small |
+//! | [`trace`] | what happened, as a hash and as lines |
+#![forbid(unsafe_code)]
+
+pub mod byzantine;
+pub mod coverage;
+pub mod disk;
+pub mod fault;
+mod random;
+mod run;
+pub mod scenario;
+pub mod search;
+pub mod shrink;
+pub mod trace;
+pub mod world;
+
+pub use run::{Outcome, run, run_traced};
+
+/// The commit that this was built from.
+pub const COMMIT: &str = env!("SIM_COMMIT");

@@ -1,0 +1,363 @@
+//! `topio sim`: whole networks of the real validator code, simulated under a seed.
+
+use std::{
+    fmt,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+use sim::{
+    Outcome as Run,
+    coverage::Coverage,
+    fault::Episode,
+    run_traced,
+    scenario::{Atlas, Scenario},
+    search::{Failure as Found, Plan, Tally, run_seed, search},
+    shrink::shrink,
+    trace::draw,
+    world::Violation,
+};
+
+use crate::{
+    exit::{Failure, Outcome},
+    output::Format,
+    signals::Interrupt,
+    values::duration,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  topio sim                          random seeds until Ctrl-C
+  topio sim --time 5m --json         for five minutes; the facts as JSON
+  topio sim --seed 7 --trace t.txt   one seed again, and what happened: a line an event, with the flow between the validators
+  topio sim --seeds 300 --first 1 --twice
+                                     these seeds, each twice, and every byte compared
+
+Faults strike networks, processes, clocks and disks, and up to f validators are Byzantine. The clients' promises, agreement, money
+and liveness are checked after every event. A seed that fails is printed with the command that replays it, and its plan of
+faults is made as small as it gets. tools/sim/README.md says what is injected and what is checked.";
+
+/// Arguments of `topio sim`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// Replay this seed
+    #[arg(long, conflicts_with_all = ["time", "seeds", "first", "threads"])]
+    seed: Option<u64>,
+    /// With a seed: write what happened into this file
+    #[arg(long, requires = "seed", value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// With a seed: without these episodes of its plan, counted from 0, as a shrunk failure names them
+    #[arg(long, requires = "seed", value_name = "N,N…", value_delimiter = ',')]
+    without: Vec<usize>,
+    /// Stop after this time, in seconds or with a unit
+    #[arg(long, value_parser = duration)]
+    time: Option<Duration>,
+    /// Stop after so many seeds
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// The first seed; random without this
+    #[arg(long)]
+    first: Option<u64>,
+    /// Threads; one for each core without this
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Run each seed twice and compare every byte
+    #[arg(long)]
+    twice: bool,
+    /// Damage the disks of more than f validators: nobody can promise anything then, and nobody may lie
+    #[arg(long)]
+    beyond: bool,
+    /// 4 validators, 16 tables, a light load, all faults: what the speed is measured with
+    #[arg(long)]
+    light: bool,
+    /// Ed25519 in place of the simulator's cheap signatures; some times slower
+    #[arg(long)]
+    real_signatures: bool,
+    /// Print the table of faults and protocol states
+    #[arg(long)]
+    coverage: bool,
+    /// Plant known defects, one at a time, and show which are found: in a build of their own, which cargo makes first
+    #[arg(long, conflicts_with_all = ["seed", "time", "twice", "beyond", "light", "coverage"])]
+    planted: bool,
+    /// Go on after a failure, and do not shrink it
+    #[arg(long)]
+    keep_going: bool,
+}
+
+/// Runs `topio sim`.
+pub fn run(arguments: &Arguments, format: Format) -> Outcome {
+    if arguments.planted {
+        return planted(arguments, format);
+    }
+    match arguments.seed {
+        Some(seed) => replay(arguments, seed, format),
+        None => explore(arguments, format),
+    }
+}
+
+/// Has cargo build the simulator with the defects in it, and runs that: this binary holds none.
+fn planted(arguments: &Arguments, format: Format) -> Outcome {
+    let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    if !std::path::Path::new(workspace).join("tools/sim/Cargo.toml").exists() {
+        let why = "the planted defects are no part of this binary, and its source is not at {workspace}: in a checkout, run \
+                   cargo run --release -p sim --features planted --bin sim-planted";
+        return Err(Failure::Usage(why.replace("{workspace}", workspace)));
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = std::process::Command::new(cargo);
+    command.current_dir(workspace);
+    command.args([
+        "run",
+        "--release",
+        "--quiet",
+        "-p",
+        "sim",
+        "--features",
+        "planted",
+        "--bin",
+        "sim-planted",
+        "--",
+    ]);
+    if format == Format::Json {
+        command.arg("--json");
+    }
+    let numbers = [("--seeds", arguments.seeds), ("--first", arguments.first)];
+    for (flag, number) in numbers {
+        command.args(number.into_iter().flat_map(|number| [flag.into(), number.to_string()]));
+    }
+    let status = command.status().map_err(|error| Failure::Failed(format!("cargo can't be run: {error}")))?;
+    if status.success() { Ok(()) } else { Err(Failure::Failed("not every planted defect was found".into())) }
+}
+
+impl Arguments {
+    fn plan(&self) -> Outcome<Plan> {
+        let first = match self.first {
+            Some(first) => first,
+            None => u64::from(getrandom::u32().map_err(Failure::failed)?),
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Plan {
+            first,
+            seeds: self.seeds,
+            time: self.time,
+            threads: self.threads.unwrap_or(cores),
+            atlas: if self.beyond { Atlas::Beyond } else { Atlas::Within },
+            light: self.light,
+            twice: self.twice,
+            real_signatures: self.real_signatures,
+            stop_at_first: !self.keep_going,
+        })
+    }
+
+    /// The command that replays a seed.
+    fn replay_command(&self, seed: u64) -> String {
+        let mut command = format!("topio sim --seed {seed}");
+        for (flag, given) in [
+            (" --beyond", self.beyond),
+            (" --light", self.light),
+            (" --real-signatures", self.real_signatures),
+        ] {
+            command += if given { flag } else { "" };
+        }
+        command
+    }
+}
+
+/// What a replayed seed gave.
+#[derive(Serialize)]
+struct Replayed {
+    seed: u64,
+    commit: &'static str,
+    trace_hash: String,
+    state_root: String,
+    events: u64,
+    simulated_seconds: f64,
+    sim_seconds_per_second: f64,
+    what_happened: String,
+    plan: Vec<Episode>,
+    violation: Option<Violation>,
+}
+
+impl fmt::Display for Replayed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {} at commit {}", self.seed, self.commit)?;
+        for (number, episode) in self.plan.iter().enumerate() {
+            writeln!(f, "  fault {number}: {episode}")?;
+        }
+        writeln!(f, "{}", self.what_happened)?;
+        writeln!(
+            f,
+            "{} events, {:.1} simulated seconds, {:.0} for each real second",
+            self.events, self.simulated_seconds, self.sim_seconds_per_second
+        )?;
+        writeln!(f, "trace {}\nstate {}", self.trace_hash, self.state_root)?;
+        match &self.violation {
+            Some(violation) => write!(f, "VIOLATED {violation}"),
+            None => write!(f, "all invariants held"),
+        }
+    }
+}
+
+fn replay(arguments: &Arguments, seed: u64, format: Format) -> Outcome {
+    let plan = Plan { first: seed, ..arguments.plan()? };
+    let mut scenario = plan.scenario(seed);
+    let mut number = 0;
+    scenario.plan.retain(|_| {
+        number += 1;
+        !arguments.without.contains(&(number - 1))
+    });
+    let outcome = if let Some(path) = &arguments.trace {
+        let (outcome, lines) = run_traced(&scenario);
+        let twins = scenario.byzantine().len();
+        let text = draw(&lines, scenario.validators + twins);
+        std::fs::write(path, text)
+            .map_err(|error| Failure::Failed(format!("{} can't be written: {error}", path.display())))?;
+        outcome
+    } else if arguments.twice {
+        run_seed(&plan, seed)
+    } else {
+        sim::run(&scenario)
+    };
+    let violated = outcome.violation.is_some();
+    format.print(&replayed(&scenario, outcome))?;
+    if violated { Err(Failure::Failed(format!("seed {seed} violates an invariant"))) } else { Ok(()) }
+}
+
+fn replayed(scenario: &Scenario, outcome: Run) -> Replayed {
+    Replayed {
+        seed: outcome.seed,
+        commit: sim::COMMIT,
+        trace_hash: outcome.trace.to_string(),
+        state_root: outcome.root.to_string(),
+        events: outcome.events,
+        simulated_seconds: outcome.simulated as f64 / 1e9,
+        sim_seconds_per_second: outcome.simulated as f64 / outcome.took.max(1) as f64,
+        what_happened: outcome.facts,
+        plan: scenario.plan.clone(),
+        violation: outcome.violation,
+    }
+}
+
+/// What a search gave.
+#[derive(Serialize)]
+struct Explored {
+    commit: &'static str,
+    first_seed: u64,
+    events: u64,
+    simulated_seconds: f64,
+    never_hit: Vec<String>,
+    failures: Vec<Found>,
+    seeds: u64,
+    violations: usize,
+    sim_seconds_per_second: f64,
+    cells_hit: usize,
+    cells_total: usize,
+    #[serde(skip)]
+    table: Option<String>,
+}
+
+impl fmt::Display for Explored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(table) = &self.table {
+            writeln!(f, "{table}")?;
+        }
+        if !self.never_hit.is_empty() {
+            writeln!(f, "never hit: {}", self.never_hit.join(", "))?;
+        }
+        write!(
+            f,
+            "{} seeds from {}, {} violations, {} events, {:.0} simulated seconds, {:.0} for each second of a core, \
+             {} of {} cells of faults × states hit",
+            self.seeds,
+            self.first_seed,
+            self.violations,
+            self.events,
+            self.simulated_seconds,
+            self.sim_seconds_per_second,
+            self.cells_hit,
+            self.cells_total
+        )
+    }
+}
+
+fn explore(arguments: &Arguments, format: Format) -> Outcome {
+    let plan = arguments.plan()?;
+    let interrupt = Interrupt::from_signals()?;
+    let mut shown = Instant::now();
+    let tally = search(
+        &plan,
+        || !interrupt.is_set(),
+        |tally| {
+            if shown.elapsed() >= Duration::from_secs(2) {
+                shown = Instant::now();
+                eprintln!("{}", progress(tally));
+            }
+        },
+    );
+    for failure in &tally.failures {
+        report(arguments, failure);
+    }
+    if let (Some(failure), false) = (tally.failures.first(), arguments.keep_going) {
+        make_small(arguments, &plan, failure);
+    }
+    let violations = tally.failures.len();
+    format.print(&explored(arguments, &plan, tally))?;
+    if violations > 0 {
+        return Err(Failure::Failed(format!("{violations} seeds violate an invariant")));
+    }
+    Ok(())
+}
+
+fn progress(tally: &Tally) -> String {
+    format!(
+        "{} seeds, {} events, {:.0} simulated seconds ({:.0} for each second of a core), {} kinds of faults hit, {} failures",
+        tally.seeds,
+        tally.events,
+        tally.simulated as f64 / 1e9,
+        tally.speed(),
+        tally.coverage.kinds_hit(),
+        tally.failures.len()
+    )
+}
+
+fn report(arguments: &Arguments, failure: &Found) {
+    eprintln!("seed {} at commit {}: {}", failure.seed, failure.commit, failure.violation);
+    eprintln!("  replay: {}", arguments.replay_command(failure.seed));
+}
+
+fn make_small(arguments: &Arguments, plan: &Plan, failure: &Found) {
+    let scenario = plan.scenario(failure.seed);
+    eprintln!("making the plan of seed {} small, {} faults so far …", failure.seed, scenario.plan.len());
+    let small = shrink(&scenario, failure.violation.invariant, |_, _| {});
+    let mut kept = small.plan.iter().peekable();
+    let mut without = Vec::new();
+    for (number, episode) in scenario.plan.iter().enumerate() {
+        match kept.next_if(|next| *next == episode) {
+            Some(_) => eprintln!("  fault {number}: {episode}"),
+            None => without.push(number.to_string()),
+        }
+    }
+    let without =
+        if without.is_empty() { String::new() } else { format!(" --without {}", without.join(",")) };
+    eprintln!("  replay: {}{without} --trace trace.txt", arguments.replay_command(failure.seed));
+}
+
+fn explored(arguments: &Arguments, plan: &Plan, tally: Tally) -> Explored {
+    let speed = tally.speed();
+    Explored {
+        commit: sim::COMMIT,
+        first_seed: plan.first,
+        events: tally.events,
+        simulated_seconds: tally.simulated as f64 / 1e9,
+        never_hit: tally.coverage.never_hit(),
+        seeds: tally.seeds,
+        violations: tally.failures.len(),
+        sim_seconds_per_second: speed,
+        cells_hit: tally.coverage.cells_hit(),
+        cells_total: Coverage::cells_total(),
+        table: arguments.coverage.then(|| tally.coverage.table()),
+        failures: tally.failures,
+    }
+}
