@@ -75,7 +75,7 @@ pub struct Tally {
     pub events: u64,
     /// Simulated time, ns.
     pub simulated: u64,
-    /// Real time of all threads, ns.
+    /// Time of cores that all threads took, ns.
     pub took: u64,
     /// Which faults have struck when.
     pub coverage: Coverage,
@@ -84,7 +84,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Simulated seconds for each real second of a core.
+    /// Simulated seconds for each second of a core.
     pub fn speed(&self) -> f64 {
         self.simulated as f64 / self.took.max(1) as f64
     }

@@ -73,7 +73,8 @@ impl World {
         let link = self.network.link(a, b);
         link.epoch += 1;
         if !std::mem::take(&mut link.up) {
-            return;
+            // The attempt that was under way is void: another one follows.
+            return self.reconnect(a, b);
         }
         let late = if self.dice.network.percent(20) { 2_000 * MS } else { 20 * MS };
         for (host, peer) in [(a, b), (b, a)] {
