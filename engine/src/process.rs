@@ -441,7 +441,6 @@ impl CoreThread {
         };
         let links =
             Links::new(shard.clone(), placement, channels, setup.config.timeouts.reconnect_max, address);
-        let links = Links::new(shard.clone(), placement, channels, address);
         let relay = self.relay(&mut reactor)?;
         let parts = LoopParts {
             core,
@@ -487,6 +486,9 @@ fn catch_up(feed: &mut index::Feed, past: Vec<BlockInfo>) {
             patience = patience.saturating_sub(PAUSE);
             thread::sleep(PAUSE);
         }
+    }
+}
+
 impl CoreThread {
     /// The relay services that are configured.
     fn relay(&self, reactor: &mut Reactor) -> Result<Option<Relay>, NodeError> {

@@ -171,7 +171,15 @@ pub fn recover<D: Disk>(
         let tail = segment::create_on(&sources.disk, sources.directory, id, sources.log)?;
         let end = LogPosition { segment: tail.segment, offset: 0 };
         let tables = tables.into_iter().map(|table| table.setup).collect();
-        return Ok(Recovered { tables, tail, end, deliveries: Vec::new(), records: 0, past: Vec::new(), notes });
+        return Ok(Recovered {
+            tables,
+            tail,
+            end,
+            deliveries: Vec::new(),
+            records: 0,
+            past: Vec::new(),
+            notes,
+        });
     };
     let indexed = placement.tables(shard).into_iter().map(|table| (table, (sources.indexed)(table)));
     let mut past = Past { indexed: indexed.collect(), ..Past::default() };

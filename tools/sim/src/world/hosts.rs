@@ -315,6 +315,8 @@ impl World {
                 directory: &directory,
                 genesis: &self.genesis,
                 log: LOG,
+                log_from: 0,
+                silent: false,
                 agreement: Agreement {
                     view_timeout: settings.view_timeout,
                     view_timeout_max: settings.view_timeout_max,
@@ -323,6 +325,7 @@ impl World {
                 },
                 index_seed: self.dice.host.any(),
                 log_salt: self.dice.host.bytes(),
+                indexed: &|_| Height::MAX,
             };
             let recovered = recover(&sources, &shard, placement, &key)?;
             for note in recovered.notes {

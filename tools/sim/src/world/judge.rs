@@ -374,10 +374,8 @@ impl World {
                         self.judge.on_committed(now, id, table, height, block.hash());
                         self.judge.on_block(now, table, block);
                     }
-                    if let Some(found) =
-                        view.committed(height).filter(|found| found.codes.len() == found.block.len())
-                    {
-                        self.judge.on_executed(now, id, table, height, &found.codes);
+                    if let Some(codes) = view.committed(height).and_then(|found| found.codes.as_ref()) {
+                        self.judge.on_executed(now, id, table, height, codes);
                     }
                 }
                 seen.1 = state.height();
