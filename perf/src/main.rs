@@ -5,7 +5,7 @@
 use std::{fmt::Display, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use perf::{exec, idle, log, network, restart, turn, vpn};
+use perf::{exec, idle, log, network, restart, sig, turn, vpn};
 use serde::Serialize;
 
 #[global_allocator]
@@ -57,6 +57,8 @@ enum Command {
     /// One end of a VPN that is measured
     #[command(hide = true)]
     VpnEnd(vpn::End),
+    /// What a signature costs in a batch, beside ed25519-dalek
+    Sig(sig::Arguments),
     /// A validator of a measured network
     #[command(hide = true)]
     Node {
@@ -76,6 +78,7 @@ fn main() -> ExitCode {
         Command::TurnServer { port } => turn::serve(*port).map(|()| String::new()),
         Command::Vpn(arguments) => vpn::run(arguments).map(|facts| render(&facts, cli.json)),
         Command::VpnEnd(end) => vpn::serve(end).map(|()| String::new()),
+        Command::Sig(arguments) => sig::run(arguments).map(|facts| render(&facts, cli.json)),
         Command::Node { config } => network::serve(config).map(|()| String::new()),
     };
     match text {

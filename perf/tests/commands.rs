@@ -34,6 +34,17 @@ fn exec() {
 }
 
 #[test]
+fn sig() {
+    let facts = facts(&["sig", "--json", "--rounds", "1"]);
+    for ratio in ["dalek_batch_1024_ratio", "dalek_batch_64_ratio", "strict_ratio", "signers_32_ratio"] {
+        assert!(facts[ratio].as_f64().is_some_and(|ratio| ratio > 0.0), "{ratio}: {facts}");
+    }
+    for factor in ["bad_1pct_factor", "bad_10pct_factor", "bad_50pct_factor", "longest_slice_us"] {
+        assert!(facts[factor].as_f64().is_some_and(|factor| factor > 0.0), "{factor}: {facts}");
+    }
+}
+
+#[test]
 fn restart() {
     let facts = facts(&[
         "restart",

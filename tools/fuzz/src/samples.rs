@@ -57,6 +57,7 @@ pub fn of(target: &str) -> Vec<Sample> {
         "snapshot" => vec![("snapshot", engine_file("snapshot.bin"))],
         "genesis" => vec![("genesis", genesis())],
         "config" => vec![("example", include_bytes!("../../../engine/examples/node.toml").to_vec())],
+        "signatures" => vec![("rfc8032", include_bytes!("../corpus/signatures/valid-rfc8032").to_vec())],
         "state_head" => heads(),
         "state_accounts" => vec![("accounts", accounts())],
         "stun" => targets::turn::requests(),

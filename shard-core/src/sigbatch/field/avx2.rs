@@ -297,106 +297,107 @@ fn multiply(f: &Four, g: &Four) -> Four {
     let (g7_19, g8_19, g9_19) = (opaque(m(g7, by_19)), opaque(m(g8, by_19)), opaque(m(g9, by_19)));
     // Two odd limbs weigh together half as much as their product's place.
     let (f1_2, f3_2, f5_2, f7_2, f9_2) = (twice(f1), twice(f3), twice(f5), twice(f7), twice(f9));
-    let h0 = m(f0, g0)
-        + m(f1_2, g9_19)
-        + m(f2, g8_19)
-        + m(f3_2, g7_19)
-        + m(f4, g6_19)
-        + m(f5_2, g5_19)
-        + m(f6, g4_19)
-        + m(f7_2, g3_19)
-        + m(f8, g2_19)
-        + m(f9_2, g1_19);
-    let h1 = m(f0, g1)
-        + m(f1, g0)
-        + m(f2, g9_19)
-        + m(f3, g8_19)
-        + m(f4, g7_19)
-        + m(f5, g6_19)
-        + m(f6, g5_19)
-        + m(f7, g4_19)
-        + m(f8, g3_19)
-        + m(f9, g2_19);
-    let h2 = m(f0, g2)
-        + m(f1_2, g1)
-        + m(f2, g0)
-        + m(f3_2, g9_19)
-        + m(f4, g8_19)
-        + m(f5_2, g7_19)
-        + m(f6, g6_19)
-        + m(f7_2, g5_19)
-        + m(f8, g4_19)
-        + m(f9_2, g3_19);
-    let h3 = m(f0, g3)
-        + m(f1, g2)
-        + m(f2, g1)
-        + m(f3, g0)
-        + m(f4, g9_19)
-        + m(f5, g8_19)
-        + m(f6, g7_19)
-        + m(f7, g6_19)
-        + m(f8, g5_19)
-        + m(f9, g4_19);
-    let h4 = m(f0, g4)
-        + m(f1_2, g3)
-        + m(f2, g2)
-        + m(f3_2, g1)
-        + m(f4, g0)
-        + m(f5_2, g9_19)
-        + m(f6, g8_19)
-        + m(f7_2, g7_19)
-        + m(f8, g6_19)
-        + m(f9_2, g5_19);
-    let h5 = m(f0, g5)
-        + m(f1, g4)
-        + m(f2, g3)
-        + m(f3, g2)
-        + m(f4, g1)
-        + m(f5, g0)
-        + m(f6, g9_19)
-        + m(f7, g8_19)
-        + m(f8, g7_19)
-        + m(f9, g6_19);
-    let h6 = m(f0, g6)
-        + m(f1_2, g5)
-        + m(f2, g4)
-        + m(f3_2, g3)
-        + m(f4, g2)
-        + m(f5_2, g1)
-        + m(f6, g0)
-        + m(f7_2, g9_19)
-        + m(f8, g8_19)
-        + m(f9_2, g7_19);
-    let h7 = m(f0, g7)
-        + m(f1, g6)
-        + m(f2, g5)
-        + m(f3, g4)
-        + m(f4, g3)
-        + m(f5, g2)
-        + m(f6, g1)
-        + m(f7, g0)
-        + m(f8, g9_19)
-        + m(f9, g8_19);
-    let h8 = m(f0, g8)
-        + m(f1_2, g7)
-        + m(f2, g6)
-        + m(f3_2, g5)
-        + m(f4, g4)
-        + m(f5_2, g3)
-        + m(f6, g2)
-        + m(f7_2, g1)
-        + m(f8, g0)
-        + m(f9_2, g9_19);
-    let h9 = m(f0, g9)
-        + m(f1, g8)
-        + m(f2, g7)
-        + m(f3, g6)
-        + m(f4, g5)
-        + m(f5, g4)
-        + m(f6, g3)
-        + m(f7, g2)
-        + m(f8, g1)
-        + m(f9, g0);
+    // Row by row: a limb of f and the ten sums stay in registers.
+    let mut h0 = m(f0, g0);
+    let mut h1 = m(f0, g1);
+    let mut h2 = m(f0, g2);
+    let mut h3 = m(f0, g3);
+    let mut h4 = m(f0, g4);
+    let mut h5 = m(f0, g5);
+    let mut h6 = m(f0, g6);
+    let mut h7 = m(f0, g7);
+    let mut h8 = m(f0, g8);
+    let mut h9 = m(f0, g9);
+    h1 = h1 + m(f1, g0);
+    h2 = h2 + m(f1_2, g1);
+    h3 = h3 + m(f1, g2);
+    h4 = h4 + m(f1_2, g3);
+    h5 = h5 + m(f1, g4);
+    h6 = h6 + m(f1_2, g5);
+    h7 = h7 + m(f1, g6);
+    h8 = h8 + m(f1_2, g7);
+    h9 = h9 + m(f1, g8);
+    h0 = h0 + m(f1_2, g9_19);
+    h2 = h2 + m(f2, g0);
+    h3 = h3 + m(f2, g1);
+    h4 = h4 + m(f2, g2);
+    h5 = h5 + m(f2, g3);
+    h6 = h6 + m(f2, g4);
+    h7 = h7 + m(f2, g5);
+    h8 = h8 + m(f2, g6);
+    h9 = h9 + m(f2, g7);
+    h0 = h0 + m(f2, g8_19);
+    h1 = h1 + m(f2, g9_19);
+    h3 = h3 + m(f3, g0);
+    h4 = h4 + m(f3_2, g1);
+    h5 = h5 + m(f3, g2);
+    h6 = h6 + m(f3_2, g3);
+    h7 = h7 + m(f3, g4);
+    h8 = h8 + m(f3_2, g5);
+    h9 = h9 + m(f3, g6);
+    h0 = h0 + m(f3_2, g7_19);
+    h1 = h1 + m(f3, g8_19);
+    h2 = h2 + m(f3_2, g9_19);
+    h4 = h4 + m(f4, g0);
+    h5 = h5 + m(f4, g1);
+    h6 = h6 + m(f4, g2);
+    h7 = h7 + m(f4, g3);
+    h8 = h8 + m(f4, g4);
+    h9 = h9 + m(f4, g5);
+    h0 = h0 + m(f4, g6_19);
+    h1 = h1 + m(f4, g7_19);
+    h2 = h2 + m(f4, g8_19);
+    h3 = h3 + m(f4, g9_19);
+    h5 = h5 + m(f5, g0);
+    h6 = h6 + m(f5_2, g1);
+    h7 = h7 + m(f5, g2);
+    h8 = h8 + m(f5_2, g3);
+    h9 = h9 + m(f5, g4);
+    h0 = h0 + m(f5_2, g5_19);
+    h1 = h1 + m(f5, g6_19);
+    h2 = h2 + m(f5_2, g7_19);
+    h3 = h3 + m(f5, g8_19);
+    h4 = h4 + m(f5_2, g9_19);
+    h6 = h6 + m(f6, g0);
+    h7 = h7 + m(f6, g1);
+    h8 = h8 + m(f6, g2);
+    h9 = h9 + m(f6, g3);
+    h0 = h0 + m(f6, g4_19);
+    h1 = h1 + m(f6, g5_19);
+    h2 = h2 + m(f6, g6_19);
+    h3 = h3 + m(f6, g7_19);
+    h4 = h4 + m(f6, g8_19);
+    h5 = h5 + m(f6, g9_19);
+    h7 = h7 + m(f7, g0);
+    h8 = h8 + m(f7_2, g1);
+    h9 = h9 + m(f7, g2);
+    h0 = h0 + m(f7_2, g3_19);
+    h1 = h1 + m(f7, g4_19);
+    h2 = h2 + m(f7_2, g5_19);
+    h3 = h3 + m(f7, g6_19);
+    h4 = h4 + m(f7_2, g7_19);
+    h5 = h5 + m(f7, g8_19);
+    h6 = h6 + m(f7_2, g9_19);
+    h8 = h8 + m(f8, g0);
+    h9 = h9 + m(f8, g1);
+    h0 = h0 + m(f8, g2_19);
+    h1 = h1 + m(f8, g3_19);
+    h2 = h2 + m(f8, g4_19);
+    h3 = h3 + m(f8, g5_19);
+    h4 = h4 + m(f8, g6_19);
+    h5 = h5 + m(f8, g7_19);
+    h6 = h6 + m(f8, g8_19);
+    h7 = h7 + m(f8, g9_19);
+    h9 = h9 + m(f9, g0);
+    h0 = h0 + m(f9_2, g1_19);
+    h1 = h1 + m(f9, g2_19);
+    h2 = h2 + m(f9_2, g3_19);
+    h3 = h3 + m(f9, g4_19);
+    h4 = h4 + m(f9_2, g5_19);
+    h5 = h5 + m(f9, g6_19);
+    h6 = h6 + m(f9_2, g7_19);
+    h7 = h7 + m(f9, g8_19);
+    h8 = h8 + m(f9_2, g9_19);
     reduce([h0, h1, h2, h3, h4, h5, h6, h7, h8, h9])
 }
 

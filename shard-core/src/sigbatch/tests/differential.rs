@@ -1,12 +1,13 @@
 //! Random signatures, honest and mutated, judged alone, in batches, and by ed25519-zebra: always the same verdict.
 //!
-//! `TOP_SIG_CASES` sets how many (2,000 by default).
+//! Every batch runs on all backends. `TOP_SIG_CASES` sets how many (2,000 by default; tools/check wants 20,000, and a long run
+//! is `TOP_SIG_CASES=1000000 cargo test --release -p shard-core --lib every_verdict`).
 
 use curve25519_dalek::Scalar;
 use curve25519_dalek::constants::EIGHT_TORSION;
 
 use super::{Case, Signer, Source, run};
-use crate::sigbatch::Batch;
+use crate::sigbatch::{Backend, Batch};
 
 /// l, little-endian.
 const ORDER: [u8; 32] = [
@@ -97,7 +98,9 @@ fn cases_wanted() -> usize {
 #[test]
 fn every_verdict_is_zebras_alone_and_in_any_batch() {
     let mut source = Source::new(4);
-    let mut batch = Batch::new(512, source.bytes(), 16);
+    let seed = source.bytes();
+    let mut batches: Vec<Batch> =
+        Backend::available().map(|backend| Batch::with_backend(backend, 512, seed, 16)).collect();
     let signers: Vec<Signer> = (0..40).map(|_| Signer::new(source.scalar(), EIGHT_TORSION[0])).collect();
     let mut seen = std::collections::BTreeSet::new();
     let mut left = cases_wanted();
@@ -118,7 +121,9 @@ fn every_verdict_is_zebras_alone_and_in_any_batch() {
         let alone: Vec<bool> = cases.iter().map(Case::verify).collect();
         assert_eq!(alone, expected);
         let budget = [1, 60, 160, 1000, 5000][source.below(5)];
-        assert_eq!(run(&mut batch, &cases, budget), expected, "budget {budget}");
+        for batch in &mut batches {
+            assert_eq!(run(batch, &cases, budget), expected, "budget {budget}");
+        }
         left -= size;
     }
     for kind in KINDS {

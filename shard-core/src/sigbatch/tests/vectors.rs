@@ -3,7 +3,7 @@
 use curve25519_dalek::constants::EIGHT_TORSION;
 
 use super::{Case, Source, honest, join, run};
-use crate::sigbatch::{Batch, MAX_MESSAGE, rule};
+use crate::sigbatch::{Backend, Batch, MAX_MESSAGE, rule};
 
 fn hex<const N: usize>(text: &str) -> [u8; N] {
     hex_vec(text).try_into().expect("N bytes")
@@ -30,12 +30,14 @@ fn assert_verdict(case: &Case, valid: bool) {
     if case.message.len() > MAX_MESSAGE {
         return;
     }
-    let mut batch = Batch::new(64, [3; 32], 16);
-    assert_eq!(run(&mut batch, std::slice::from_ref(case), 160), [valid], "a batch of one: {case:?}");
     let mut cases = honest(&mut Source::new(1), 5);
     cases.insert(3, case.clone());
     let expected: Vec<bool> = (0..6).map(|i| i != 3 || valid).collect();
-    assert_eq!(run(&mut batch, &cases, 160), expected, "among others: {case:?}");
+    for backend in Backend::available() {
+        let mut batch = Batch::with_backend(backend, 64, [3; 32], 16);
+        assert_eq!(run(&mut batch, std::slice::from_ref(case), 160), [valid], "a batch of one: {case:?}");
+        assert_eq!(run(&mut batch, &cases, 160), expected, "among others, {}: {case:?}", backend.name());
+    }
 }
 
 #[test]
@@ -133,4 +135,35 @@ fn zip_215_low_order_combinations_in_one_group() {
     for budget in [30, 160, 2000] {
         assert_eq!(run(&mut Batch::new(256, [5; 32], 16), &cases, budget), expected);
     }
+}
+
+/// Wycheproof's set (C2SP). What it calls valid is valid here; what it calls invalid is not, but for encodings of R that
+/// RFC 8032 forbids and ZIP-215 accepts.
+#[test]
+fn wycheproof() {
+    let set =
+        wycheproof::eddsa::TestSet::load(wycheproof::eddsa::TestName::Ed25519).expect("the set is there");
+    let (mut judged, mut valid) = (0, 0);
+    for group in &set.test_groups {
+        let key: [u8; 32] = group.key.pk[..].try_into().expect("a key of 32 bytes");
+        for test in &group.tests {
+            let expected = test.result == wycheproof::TestResult::Valid;
+            // Our callers have 64 bytes by their types.
+            let Ok(signature) = <[u8; 64]>::try_from(&test.sig[..]) else {
+                assert!(!expected);
+                continue;
+            };
+            let case = Case { key, message: test.msg.to_vec(), signature };
+            let verdict = case.zebra();
+            if verdict != expected {
+                let r = rule::split(&signature).0;
+                let canonical = rule::decompress(r).expect("a point").compress().to_bytes();
+                assert!(verdict && canonical != *r, "{case:?}");
+            }
+            assert_verdict(&case, verdict);
+            judged += 1;
+            valid += usize::from(expected);
+        }
+    }
+    assert!(judged > 100 && valid > 50, "{judged} {valid}");
 }

@@ -9,6 +9,7 @@ mod client;
 mod ledger;
 mod node;
 mod replica;
+mod signatures;
 pub(crate) mod state;
 pub(crate) mod turn;
 pub(crate) mod vpn;
@@ -53,6 +54,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "snapshot", run: node::snapshot },
     Target { name: "genesis", run: node::genesis },
     Target { name: "config", run: node::config },
+    Target { name: "signatures", run: signatures::signatures },
     Target { name: "state_head", run: state::head },
     Target { name: "state_accounts", run: state::accounts },
     Target { name: "stun", run: turn::stun },
