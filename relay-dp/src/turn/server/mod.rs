@@ -5,6 +5,7 @@ mod requests;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod wish;
 
 use std::collections::{BTreeSet, HashMap};
 
