@@ -12,8 +12,15 @@ use crate::{
     server::{PASSWORD, Relay, USER, free_port},
 };
 
-const SIZES: Sizes =
-    Sizes { validators: 4, tables: 4, lanes: 1, cores: 1, accounts: 10, balance: 1_000_000_000 };
+const SIZES: Sizes = Sizes {
+    validators: 4,
+    tables: 4,
+    lanes: 1,
+    cores: 1,
+    accounts: 10,
+    balance: 1_000_000_000,
+    check_all: false,
+};
 
 #[test]
 fn a_validator_relays_on_its_own_core() {
