@@ -263,13 +263,16 @@ fn start_end(
         fs::write(file, config.to_string())?;
         return namespace.start(std::env::current_exe()?, &["vpn-end", path, "51820"]);
     }
+    // The others keep their control sockets in one folder for all namespaces.
+    let device = format!("{DEVICE}{}", config.addresses[0].address()).replace("10.99.0.", "");
+    let device = device.as_str();
     let text = config.to_string().replace("[Peer]", "ListenPort = 51820\n\n[Peer]");
     let wg_only = text.lines().filter(|line| !line.starts_with("Address") && !line.starts_with("MTU"));
     fs::write(file, wg_only.collect::<Vec<_>>().join("\n"))?;
-    let process = namespace.start(program, &["--foreground", DEVICE])?;
-    patiently(|| namespace.run("wg", &["setconf", DEVICE, path]))?;
-    namespace.ip(&["address", "add", &config.addresses[0].to_string(), "dev", DEVICE])?;
-    namespace.ip(&["link", "set", DEVICE, "mtu", "1420", "up"])?;
+    let process = namespace.start("env", &["WG_SUDO=true", program, "--foreground", device])?;
+    patiently(|| namespace.run("wg", &["setconf", device, path]))?;
+    namespace.ip(&["address", "add", &config.addresses[0].to_string(), "dev", device])?;
+    namespace.ip(&["link", "set", device, "mtu", "1420", "up"])?;
     Ok(process)
 }
 

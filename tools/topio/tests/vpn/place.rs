@@ -114,8 +114,8 @@ impl Foreign {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let device = format!("wg{}-{}", std::process::id() % 1_000_000, NEXT.fetch_add(1, Ordering::Relaxed));
         let device = device.as_str();
-        let foreground: &[&str] = &["--foreground", device];
-        let process = namespace.start(program, foreground)?;
+        // boringtun drops its privileges otherwise, and then can't listen for `wg`.
+        let process = namespace.start("env", &["WG_SUDO=true", program, "--foreground", device])?;
         eventually("the peer's device is there", || namespace.ip(&["link", "show", device]).map(drop))?;
         // `wg` knows the keys but not those that only wg-quick does.
         let whole = fs::read_to_string(config)?;
