@@ -20,6 +20,6 @@ pub mod network;
 pub mod progress;
 pub mod report;
 pub mod restart;
+pub mod sig;
 pub mod turn;
 pub mod vpn;
-pub mod sig;
