@@ -131,6 +131,15 @@ fn flood(address: SocketAddr, record: &[u8], stop: &AtomicBool) -> bool {
     held_back
 }
 
+/// Ends floods when dropped.
+struct Ebb<'a>(&'a AtomicBool);
+
+impl Drop for Ebb<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn who_floods_is_held_back_and_the_others_are_not() {
     let network = Network::start();
@@ -139,6 +148,8 @@ fn who_floods_is_held_back_and_the_others_are_not() {
     forged[130] ^= 1;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        // However this ends, the floods end with it.
+        let ebb = Ebb(&stop);
         let floods: Vec<_> = (0..2).map(|_| scope.spawn(|| flood(address, &forged, &stop))).collect();
         // An honest client of the same validator, one transfer after the other.
         for _ in 0..20 {
@@ -146,7 +157,7 @@ fn who_floods_is_held_back_and_the_others_are_not() {
             let reply = network.client(0).submit(&record).expect("the validator answers");
             assert_eq!(reply.code, Code::Committed);
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(ebb);
         for flood in floods {
             assert!(flood.join().expect("no panic"), "the flood was taken in as fast as it came");
         }
