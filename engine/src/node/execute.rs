@@ -82,8 +82,10 @@ impl Core {
             Err(error @ BeginError::Diverged(_)) => {
                 // What this node knows of the other table has a hole, as after a fetched state; one that a quorum has certified
                 // fills it.
-                let note = format!("table {}: block {} {error}", table.id, block.height());
-                self.effects.push_back(Effect::Note(note));
+                if !table.sync.is_fetching() {
+                    let note = format!("table {}: block {} {error}", table.id, block.height());
+                    self.effects.push_back(Effect::Note(note));
+                }
                 let above = table.state.height();
                 self.begin_fetch(slot, above, now);
                 false

@@ -153,6 +153,9 @@ impl Core {
                 self.verifier.push(key, id, signature, subject);
             }
             Ok(Admission::Known) => self.calls.accepted(client),
+            Err(answer) if answer.code == Code::StaleSequence && now < table.unsure_until => {
+                self.settled.push(Settled { origin, answer: Code::Unavailable.into() });
+            }
             Err(answer) => self.settled.push(Settled { origin, answer }),
         }
     }

@@ -128,6 +128,8 @@ pub(super) struct TableNode {
     pub trusted_until: u64,
     /// Until when transactions were spread to all validators lately enough.
     pub spread_until: u64,
+    /// Until when a transaction that seems stale may be one that was committed in blocks that are unknown here.
+    pub unsure_until: u64,
     /// When a checkpoint is due although nothing happens.
     pub propose_at: Option<u64>,
 }
@@ -162,6 +164,7 @@ impl TableNode {
             last_commit: 0,
             trusted_until: 0,
             spread_until: 0,
+            unsure_until: 0,
             propose_at: None,
         }
     }

@@ -18,6 +18,11 @@ const PART: usize = 1 << 20;
 const MAX_STATE: u64 = 8 << 30;
 /// How long a part may take before it is asked for again, ns.
 const RETRY: u64 = 500_000_000;
+/// The loop never sleeps so long: it was stopped, or the machine was, ns.
+const FROZEN: u64 = 3_000_000_000;
+/// What was committed in the blocks that a fetched state jumps over is unknown here. So long, a transaction that seems stale is sent
+/// to another validator, which knows, ns.
+const UNSURE: u64 = 120_000_000_000;
 /// Tries with one peer before the next one is asked.
 const TRIES: u32 = 10;
 /// A snapshot is kept in memory for peers so long, ns.
@@ -147,7 +152,7 @@ impl Core {
 
     pub(in crate::node) fn begin_fetch(&mut self, slot: usize, above: Height, now: u64) {
         let table = &mut self.tables[slot];
-        if table.sync.fetch.is_some() || table.sync.installing.is_some() {
+        if table.sync.is_fetching() {
             return;
         }
         let note = format!("table {}: fetching the state above height {above} from peers", table.id);
@@ -189,7 +194,9 @@ impl Core {
     fn watch_starvation(&mut self, slot: usize, now: u64) {
         let table = &mut self.tables[slot];
         let height = table.state.height();
-        if table.unexecuted.is_empty() || table.state.is_busy() {
+        // A process that was frozen has waited for nothing meanwhile.
+        let frozen = now > std::mem::replace(&mut table.sync.seen, now) + FROZEN;
+        if frozen || table.unexecuted.is_empty() || table.state.is_busy() {
             table.sync.starved = None;
             return;
         }
@@ -293,6 +300,7 @@ impl Core {
         table.sync.draft = None;
         table.sync.starved = None;
         table.state = state;
+        table.unsure_until = now + UNSURE;
         table.unexecuted.retain(|(block, _)| block.height() > height);
         table.validations.clear();
         table.replica.install(base, now);

@@ -45,7 +45,7 @@ pub const SECTION_PROMISE: u8 = 3;
 /// Section of a snapshot: where in the log the promises stand.
 pub const SECTION_MARK: u8 = 4;
 /// Execution that waits so long for another table's block won't get it any more: the state is fetched instead, ns.
-const STARVED_AFTER: u64 = 3_000_000_000;
+const STARVED_AFTER: u64 = 10_000_000_000;
 
 /// A snapshot to be written: its sections, in order.
 #[derive(Clone, Debug)]
@@ -72,6 +72,8 @@ pub(super) struct Sync {
     fetches: usize,
     /// Since when execution waits at this height for another table.
     starved: Option<(Height, u64)>,
+    /// When the table was last looked after.
+    seen: u64,
     /// A fetched state that is being written: it counts only once a restart would find it.
     installing: Option<Installing>,
     /// A snapshot on its way to the disk.
