@@ -72,9 +72,11 @@ impl Load {
     }
 }
 
-/// The longest run of whole seconds without an acknowledgement.
+/// The longest run of whole seconds without an acknowledgement while there was load. What waits at a validator that comes back is
+/// answered when it has caught up.
 pub fn longest_gap(result: &LoadResult) -> usize {
-    let silent = result.samples.iter().map(|sample| sample.committed == 0);
+    let loaded = result.samples.iter().filter(|sample| sample.offered > 0);
+    let silent = loaded.map(|sample| sample.committed == 0);
     let mut longest = 0;
     silent.fold(0, |run, silent| {
         let run = if silent { run + 1 } else { 0 };
