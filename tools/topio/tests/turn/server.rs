@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     ops::Deref,
     process::{Child, ChildStderr, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 pub const USER: &str = "alice";
@@ -81,14 +81,6 @@ impl Relay {
         let lines = text.lines().filter(|line| line.starts_with(&start) && line.contains(label));
         let values = lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap());
         values.sum()
-    }
-
-    /// Waits until a metric reaches a value.
-    pub fn wait_for(&self, name: &str, label: &str, wanted: u64) {
-        let start = Instant::now();
-        while self.metric(name, label) != wanted {
-            assert!(start.elapsed() < Duration::from_secs(20), "{name} {label} is not {wanted}");
-        }
     }
 }
 
