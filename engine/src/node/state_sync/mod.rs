@@ -45,7 +45,7 @@ pub const SECTION_PROMISE: u8 = 3;
 /// Section of a snapshot: where in the log the promises stand.
 pub const SECTION_MARK: u8 = 4;
 /// Execution that waits so long for another table's block won't get it any more: the state is fetched instead, ns.
-const STARVED_AFTER: u64 = 10_000_000_000;
+const STARVED_AFTER: u64 = 3_000_000_000;
 
 /// A snapshot to be written: its sections, in order.
 #[derive(Clone, Debug)]
