@@ -22,6 +22,8 @@ use crate::random::Random;
 /// The unit of writing.
 pub const SECTOR: usize = 4096;
 
+static ZEROS: [u8; SECTOR] = [0; SECTOR];
+
 type Sector = Box<[u8]>;
 
 #[derive(Clone, Debug, Default)]
@@ -38,7 +40,7 @@ impl Content {
     fn write(&mut self, bytes: &[u8], offset: u64, synced: bool) {
         let first = offset / SECTOR as u64;
         for (number, sector) in (first..).zip(bytes.chunks(SECTOR)) {
-            let before = if sector.iter().all(|byte| *byte == 0) {
+            let before = if *sector == ZEROS[..sector.len()] {
                 self.sectors.remove(&number)
             } else {
                 self.sectors.insert(number, sector.into())
