@@ -224,7 +224,7 @@ impl<T> Answers<T> {
 mod tests {
     use std::{net::TcpListener, thread};
 
-    use dag::client::{Code, Request};
+    use dag::client::{Code, MIN_RECORD, Request};
 
     use super::*;
 
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn replies_are_in_the_order_of_the_records() {
         let mut client = Client::connect(node(backwards), TIMEOUT).unwrap();
-        assert_eq!(client.submit(&[9; 3]).unwrap().height, 9);
+        assert_eq!(client.submit(&[9; MIN_RECORD]).unwrap().height, 9);
         let records: Vec<Vec<u8>> = (0..2_000u32).map(|i| vec![i.to_le_bytes()[0]; 500]).collect();
         let records: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
         let replies = client.submit_all(&records).unwrap();
@@ -304,19 +304,19 @@ mod tests {
         assert!(error.to_string().contains("is a node running there"), "{error}");
 
         let mut closed = Client::connect(node(|_| Vec::new()), TIMEOUT).unwrap();
-        assert!(matches!(closed.submit(&[1]), Err(ClientError::Closed { .. })));
+        assert!(matches!(closed.submit(&[1; MIN_RECORD]), Err(ClientError::Closed { .. })));
 
         let http = node(|_| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
         let mut http = Client::connect(http, TIMEOUT).unwrap();
-        assert!(matches!(http.submit(&[1]), Err(ClientError::Protocol { .. })));
+        assert!(matches!(http.submit(&[1; MIN_RECORD]), Err(ClientError::Protocol { .. })));
 
         let stranger = node(|_| frame(Response::Replies(vec![Reply::refused(77, Code::Length)])));
         let mut stranger = Client::connect(stranger, TIMEOUT).unwrap();
-        assert!(matches!(stranger.submit(&[1]), Err(ClientError::Protocol { .. })));
+        assert!(matches!(stranger.submit(&[1; MIN_RECORD]), Err(ClientError::Protocol { .. })));
         assert!(matches!(stranger.submit(&[1; 20_000]), Err(ClientError::Oversize(20_000))));
 
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut silent = Client::connect(silent.local_addr().unwrap(), Duration::from_millis(20)).unwrap();
-        assert!(matches!(silent.submit(&[1]), Err(ClientError::TimedOut { .. })));
+        assert!(matches!(silent.submit(&[1; MIN_RECORD]), Err(ClientError::TimedOut { .. })));
     }
 }
