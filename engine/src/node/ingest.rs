@@ -31,6 +31,9 @@ const SPREAD_AGAIN: u64 = 1_000_000_000;
 const MAX_WAITING: usize = 4 * 1024;
 /// Forwarded transactions may fill the queue of signatures further than clients: their validator holds them already.
 const MAX_FORWARDED: usize = 4 * verify::MAX_WAITING;
+/// All that may wait for its verdict or be in work, should it be of one table: more than the admission lets in, so that
+/// it holds clients back and never refuses them.
+pub(super) const MAX_CANDIDATES: usize = MAX_FORWARDED + verify::BATCH + ADMIT_SLICE;
 
 impl Core {
     /// A client has connected.

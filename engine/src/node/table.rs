@@ -141,7 +141,7 @@ impl TableNode {
             transactions: MAX_WAITING,
             bytes: settings.mempool_bytes,
             per_account: settings.pending_per_account,
-            candidates: super::verify::MAX_WAITING,
+            candidates: super::ingest::MAX_CANDIDATES,
             recent: RECENT,
         };
         let index_seed = setup.state.config().index_seed;
