@@ -37,6 +37,7 @@ defects! {
     SignatureUnchecked "signature-unchecked" "The signature of a client's transaction is not checked.",
     SnapshotUnsynced "snapshot-unsynced" "A snapshot gets its name before it is durable.",
     SecondProposal "second-proposal" "A primary's second block for one height takes the place of the first.",
+    ClaimUnchecked "claim-unchecked" "A fetched state that no checkpoint certifies is believed for one peer's word.",
     ReceiptLost "receipt-lost" "A restart does not deliver again what is in flight between tables.",
 }
 

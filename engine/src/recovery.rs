@@ -234,7 +234,7 @@ fn open_table<D: Disk>(
     let (state, base) = match &newest.snapshot {
         Some(snapshot) => {
             let sections = snapshot.sections().map(|section| (section.kind, section.bytes));
-            load_state(config, &shard.committee, shard.signatures.verify(), sections)
+            load_state(config, &shard.committee, shard.signatures.verify(), |_, _| true, sections)
                 .map_err(|error| RecoveryError::State { table: id, error })?
         }
         None => {

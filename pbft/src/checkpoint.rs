@@ -25,6 +25,8 @@ const MAX_OVERDUE: u32 = 6;
 #[derive(Debug)]
 pub(crate) struct Checkpoints {
     executed: Height,
+    /// Height of the newest base: nothing at or below it was executed since, and nothing voted on.
+    base: Height,
     stable: Option<Certificate>,
     /// A quorum's checkpoint above the stable one that this replica has not reached in execution yet.
     awaited: Option<Certificate>,
@@ -55,6 +57,7 @@ impl Checkpoints {
         let votes = (0..size).map(|_| VecDeque::new()).collect();
         Checkpoints {
             executed,
+            base: executed,
             stable,
             awaited: None,
             votes,
@@ -117,8 +120,10 @@ impl Checkpoints {
         self.overdue = 0;
     }
 
-    pub(crate) fn set_executed(&mut self, height: Height) {
+    /// The host has brought a state of this height.
+    pub(crate) fn set_base(&mut self, height: Height) {
         self.executed = height;
+        self.base = height;
     }
 
     fn own_at(&self, height: Height) -> Option<Hash> {
@@ -160,6 +165,19 @@ impl Replica {
             }
             _ => self.settle_checkpoint(),
         }
+        self.settle(now);
+    }
+
+    /// The state that the host has brought is that of a checkpoint, and no quorum has signed it yet: this replica votes for it.
+    ///
+    /// # Panics
+    /// Where it is not the newest executed height.
+    pub fn adopt_checkpoint(&mut self, height: Height, digest: Hash, now: u64) {
+        if self.is_deaf() {
+            return;
+        }
+        assert_eq!(height, self.checkpoints.executed, "the state that was brought");
+        self.vote_checkpoint(height, digest);
         self.settle(now);
     }
 
@@ -250,7 +268,9 @@ impl Replica {
         if mine.is_none() && self.checkpoints.has_forgotten(height) {
             return; // A later checkpoint will do.
         }
-        if mine != Some(theirs) {
+        // A state that was brought stands above it: there is nothing of its own to compare.
+        let jumped = mine.is_none() && height <= self.checkpoints.base;
+        if mine != Some(theirs) && !jumped {
             return self.diverge(Divergence::State { height, mine, theirs });
         }
         self.checkpoints.set_stable(certificate.clone());

@@ -199,8 +199,8 @@ impl Replica {
         self.advance(now);
     }
 
-    /// The host has replaced the table's state by that of a checkpoint above what it has executed. Execution
-    /// goes on above the base. Where that is above the committed height too, so does agreement; otherwise
+    /// The host has replaced the table's state by one above what it has executed: that of a stable checkpoint, or
+    /// one that f + 1 replicas vouch for. Execution goes on above the base. Where that is above the committed height too, so does agreement; otherwise
     /// this replica's committed blocks and votes stay as they are.
     ///
     /// # Panics
@@ -216,7 +216,7 @@ impl Replica {
         if self.is_deaf() {
             return;
         }
-        self.checkpoints.set_executed(base.height);
+        self.checkpoints.set_base(base.height);
         if let Some(stable) = base.stable {
             self.checkpoints.set_stable(stable.clone());
             self.persist(Record::Stable(stable));

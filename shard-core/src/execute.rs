@@ -137,6 +137,12 @@ pub(crate) struct Job {
     scratch: Scratch,
 }
 
+impl Job {
+    pub(crate) fn height(&self) -> Height {
+        self.block.height()
+    }
+}
+
 #[derive(Debug)]
 enum Phase {
     Receipts,
@@ -295,6 +301,12 @@ impl Table {
             if let Some(number) = self.outbox.acknowledge(source, delivery.applied) {
                 peer.acknowledged = number;
             }
+            assert_eq!(
+                delivery.number,
+                peer.applied_deliveries + 1,
+                "the inbox lets only the next delivery in"
+            );
+            peer.applied_deliveries = delivery.number;
             job.deliveries.pop_front();
             job.applied = 0;
         }
@@ -443,11 +455,14 @@ impl Table {
             if reference.is_none() && receipts.is_empty() {
                 continue;
             }
+            let peer = self.meta.peer_mut(to);
+            peer.sent_deliveries += 1;
             let delivery = Delivery {
                 source: self.config.id,
                 height: block.height(),
                 hash: block.hash(),
                 to,
+                number: peer.sent_deliveries,
                 applied: reference.map_or(0, |reference| reference.height),
                 receipts: std::mem::take(receipts),
             };

@@ -33,12 +33,12 @@ pub enum DeliveryError {
     /// Not for this table, or not from another one.
     #[error("the delivery is for another table")]
     Table,
-    /// The receipts don't follow the last known one: a delivery before it is missing.
-    #[error("expected receipt {expected}, got {got}")]
+    /// It does not follow the last known one: a delivery before it is missing.
+    #[error("expected delivery {expected}, got {got}")]
     Gap {
-        /// Number of the next receipt.
+        /// Number of the next delivery.
         expected: u64,
-        /// Number of the delivery's first one.
+        /// Number of this one.
         got: u64,
     },
     /// A second block of the same height.
@@ -51,8 +51,9 @@ pub enum DeliveryError {
 struct Source {
     /// By ascending height; all above `applied`.
     queue: VecDeque<Delivery>,
-    /// Number of the last receipt that was delivered.
+    /// Number of the last delivery, and of the last receipt in one.
     number: u64,
+    receipts: u64,
     /// Height of the last delivery.
     height: Height,
     /// Height up to which all is applied.
@@ -100,7 +101,8 @@ impl Inbox {
     /// Empty, behind what these counters say is applied.
     pub(crate) fn new(table: TableId, meta: &Meta) -> Inbox {
         let source = |peer: &crate::meta::Peer| Source {
-            number: peer.applied,
+            number: peer.applied_deliveries,
+            receipts: peer.applied,
             height: peer.applied_height,
             applied: peer.applied_height,
             ..Source::default()
@@ -121,13 +123,12 @@ impl Inbox {
             let other = source.at(delivery.height).is_some_and(|known| known.hash != delivery.hash);
             return if other { Err(DeliveryError::Contradiction) } else { Ok(()) };
         }
-        if let (Some(first), Some(last)) = (delivery.receipts.first(), delivery.receipts.last()) {
-            let expected = source.number + 1;
-            if first.number != expected && !planted::is(Defect::ReceiptNumberUnchecked) {
-                return Err(DeliveryError::Gap { expected, got: first.number });
-            }
-            source.number = last.number;
+        let expected = source.number + 1;
+        if delivery.number != expected && !planted::is(Defect::ReceiptNumberUnchecked) {
+            return Err(DeliveryError::Gap { expected, got: delivery.number });
         }
+        source.number = delivery.number;
+        source.receipts = delivery.receipts.last().map_or(source.receipts, |receipt| receipt.number);
         source.height = delivery.height;
         source.queue.push_back(delivery);
         Ok(())
@@ -135,7 +136,7 @@ impl Inbox {
 
     /// Whether receipts were delivered that the table has not applied.
     pub(crate) fn is_ahead(&self, meta: &Meta) -> bool {
-        self.sources.iter().zip(&meta.peers).any(|(source, peer)| source.number > peer.applied)
+        self.sources.iter().zip(&meta.peers).any(|(source, peer)| source.receipts > peer.applied)
     }
 
     /// Judges a reference of a proposal.

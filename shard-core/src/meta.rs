@@ -4,7 +4,8 @@
 //! tag 2 (1), reserved 0 (1), tables (2), reserved 0 (4)
 //! height (8), block hash (32), block time (8), checkpoint height (8), checkpoint time (8), fees (8)
 //! for each table, its own included (all zero there):
-//!   sent (8), sent amount (16), acknowledged (8), applied (8), applied amount (16), applied height (8)
+//!   sent (8), sent amount (16), sent deliveries (8), acknowledged (8),
+//!   applied (8), applied amount (16), applied deliveries (8), applied height (8)
 //! ```
 
 use dag::{
@@ -23,12 +24,16 @@ pub struct Peer {
     pub sent: u64,
     /// Micro-TOP sent there, ever.
     pub sent_amount: u128,
+    /// Number of the last delivery sent there.
+    pub sent_deliveries: u64,
     /// Number of the last receipt that is known to be applied there.
     pub acknowledged: u64,
     /// Number of the last receipt from there that was applied here.
     pub applied: u64,
     /// Micro-TOP that came from there, ever.
     pub applied_amount: u128,
+    /// Number of the last delivery from there that was applied here.
+    pub applied_deliveries: u64,
     /// Height of that table's chain up to which all its receipts for this one are applied.
     pub applied_height: Height,
 }
@@ -92,9 +97,11 @@ impl Meta {
         for peer in &self.peers {
             out.put_u64(peer.sent);
             out.put(&peer.sent_amount.to_le_bytes());
+            out.put_u64(peer.sent_deliveries);
             out.put_u64(peer.acknowledged);
             out.put_u64(peer.applied);
             out.put(&peer.applied_amount.to_le_bytes());
+            out.put_u64(peer.applied_deliveries);
             out.put_u64(peer.applied_height);
         }
     }
@@ -113,9 +120,11 @@ impl Meta {
             Ok(Peer {
                 sent: reader.u64()?,
                 sent_amount: u128::from_le_bytes(reader.array()?),
+                sent_deliveries: reader.u64()?,
                 acknowledged: reader.u64()?,
                 applied: reader.u64()?,
                 applied_amount: u128::from_le_bytes(reader.array()?),
+                applied_deliveries: reader.u64()?,
                 applied_height: reader.u64()?,
             })
         };
@@ -125,7 +134,7 @@ impl Meta {
 
     /// What a checkpoint signs of them.
     pub fn hash(&self) -> Hash {
-        let mut bytes = Vec::with_capacity(80 + 64 * self.peers.len());
+        let mut bytes = Vec::with_capacity(80 + 80 * self.peers.len());
         self.encode(&mut bytes);
         Domain::CHECKPOINT.hash(&bytes)
     }
@@ -139,11 +148,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trip(numbers: [u64; 9], amounts: [u128; 2], block: [u8; 32]) {
-            let [height, time, checkpoint_height, checkpoint_time, fees, sent, acknowledged, applied, applied_height] =
-                numbers;
-            let [sent_amount, applied_amount] = amounts;
-            let peer = Peer { sent, sent_amount, acknowledged, applied, applied_amount, applied_height };
+        fn round_trip(numbers: [u64; 5], peer: [u64; 6], amounts: [u128; 2], block: [u8; 32]) {
+            let [height, time, checkpoint_height, checkpoint_time, fees] = numbers;
+            let peer = Peer {
+                sent: peer[0],
+                sent_amount: amounts[0],
+                sent_deliveries: peer[1],
+                acknowledged: peer[2],
+                applied: peer[3],
+                applied_amount: amounts[1],
+                applied_deliveries: peer[4],
+                applied_height: peer[5],
+            };
             let meta = Meta {
                 height, block: Hash(block), time, checkpoint_height, checkpoint_time, fees,
                 peers: vec![Peer::default(), peer],

@@ -3,7 +3,7 @@
 //! ```text
 //! tag 3 (1), reserved 0 (1), tables (2), reserved 0 (4)
 //! for each table, its own included (always empty):
-//!   deliveries (4), each: height (8), block hash (32), applied (8), receipts (4), receipts (92 each)
+//!   deliveries (4), each: number (8), height (8), block hash (32), applied (8), receipts (4), receipts (92 each)
 //! ```
 //!
 //! It is part of the state that checkpoints certify, so a validator that takes a table over by snapshot gets with it what
@@ -110,7 +110,7 @@ impl Outbox {
             if count > 0 && to == source {
                 return Err(WireError::Field("deliveries"));
             }
-            let mut last: (Height, Option<u64>) = (0, None);
+            let mut last = Last::default();
             for _ in 0..count {
                 let delivery = decode_delivery(reader, source, to, &mut last)?;
                 outbox.push(delivery);
@@ -185,6 +185,7 @@ fn encode_count(count: usize, out: &mut Vec<u8>) {
 }
 
 fn encode_delivery(delivery: &Delivery, out: &mut Vec<u8>) {
+    out.put_u64(delivery.number);
     out.put_u64(delivery.height);
     out.put(&delivery.hash.0);
     out.put_u64(delivery.applied);
@@ -192,28 +193,42 @@ fn encode_delivery(delivery: &Delivery, out: &mut Vec<u8>) {
     delivery.receipts.iter().for_each(|receipt| receipt.encode(out));
 }
 
-/// Reads one delivery. Heights ascend and receipt numbers follow one another from `last` on, so there is one encoding only.
+/// Reads one delivery. Heights ascend and numbers, its own and the receipts', follow one another from `last` on, so there is one
+/// encoding only.
 fn decode_delivery(
     reader: &mut Reader<'_>,
     source: TableId,
     to: TableId,
-    last: &mut (Height, Option<u64>),
+    last: &mut Last,
 ) -> Result<Delivery, WireError> {
+    let number = reader.u64()?;
     let (height, hash, applied) = (reader.u64()?, reader.hash()?, reader.u64()?);
-    if height <= last.0 {
-        return Err(WireError::Field("delivery height"));
+    if height <= last.height || !follows(last.number, number) {
+        return Err(WireError::Field("delivery"));
     }
     let count = reader.u32()?;
     let mut receipts = Vec::new();
     for _ in 0..count {
         let receipt = Receipt::decode(reader)?;
-        let follows = last.1.is_none_or(|number| number.checked_add(1) == Some(receipt.number));
-        if (receipt.from, receipt.to, receipt.height) != (source, to, height) || !follows {
+        let fits = (receipt.from, receipt.to, receipt.height) == (source, to, height);
+        if !fits || !follows(last.receipt, receipt.number) {
             return Err(WireError::Field("receipt"));
         }
-        last.1 = Some(receipt.number);
+        last.receipt = Some(receipt.number);
         receipts.push(receipt);
     }
-    last.0 = height;
-    Ok(Delivery { source, height, hash, to, applied, receipts })
+    (last.height, last.number) = (height, Some(number));
+    Ok(Delivery { source, height, hash, to, number, applied, receipts })
+}
+
+/// What the delivery before had.
+#[derive(Default)]
+struct Last {
+    height: Height,
+    number: Option<u64>,
+    receipt: Option<u64>,
+}
+
+fn follows(last: Option<u64>, number: u64) -> bool {
+    last.is_none_or(|last| last.checked_add(1) == Some(number))
 }

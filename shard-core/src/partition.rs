@@ -129,6 +129,13 @@ impl Table {
         self.meta.height
     }
 
+    /// Height of the last block that is executed to its end. [`height`](Self::height) counts a block before its checkpoint is
+    /// hashed.
+    pub fn executed_height(&self) -> Height {
+        let ends = self.job.as_ref().is_some_and(|job| job.height() == self.meta.height);
+        self.meta.height - u64::from(ends)
+    }
+
     /// Hash of the last executed block; at height 0 the genesis digest of the table, which is the first block's parent.
     pub fn block_hash(&self) -> Hash {
         self.meta.block
@@ -210,6 +217,21 @@ impl Table {
     fn is_worth_acknowledging(&self, (deliveries, receipts): (usize, usize)) -> bool {
         let limit = in_flight_limit(self.config.tables);
         deliveries >= ACKNOWLEDGE_DELIVERIES || receipts >= ACKNOWLEDGE_RECEIPTS.min(limit / 4)
+    }
+
+    /// Hashes the present state as a checkpoint would. No rule of the chain asks for it, and none notices: it is for a peer that
+    /// needs the state of a table that rests. Not sliced, as little has changed since the last checkpoint.
+    ///
+    /// # Panics
+    /// Where a block is being executed.
+    pub fn checkpoint_now(&mut self) -> &CheckpointPreimage {
+        assert!(!self.is_busy(), "in the midst of a block");
+        if self.checkpoint.height != self.meta.height {
+            self.accounts.hash_all();
+            let (config, outbox) = (&self.config, self.outbox.hash());
+            self.checkpoint = preimage(config, config.epoch, &self.accounts, &self.meta, outbox);
+        }
+        &self.checkpoint
     }
 
     /// Freezes the present state for a snapshot, which execution does not disturb. Returns the head section; the others

@@ -18,6 +18,8 @@ pub struct Delivery {
     pub hash: Hash,
     /// The table that it is for.
     pub to: TableId,
+    /// Counts the deliveries from `source` to `to`, so that none can be missing unnoticed, with receipts or without.
+    pub number: u64,
     /// Height up to which the source has, with this block, applied the receipts of `to`; zero where the block refers to
     /// no block of `to`.
     pub applied: Height,
@@ -77,6 +79,7 @@ pub struct Rewind {
     height: Height,
     block: Hash,
     sent: Vec<u64>,
+    deliveries: Vec<u64>,
 }
 
 impl Rewind {
@@ -84,7 +87,8 @@ impl Rewind {
     pub fn new(meta: &Meta) -> Rewind {
         let tables = u16::try_from(meta.peers.len()).expect("table numbers are 16 bits");
         let sent = meta.peers.iter().map(|peer| peer.sent).collect();
-        Rewind { tables, height: meta.height, block: meta.block, sent }
+        let deliveries = meta.peers.iter().map(|peer| peer.sent_deliveries).collect();
+        Rewind { tables, height: meta.height, block: meta.block, sent, deliveries }
     }
 
     /// Height of the block that [`step`](Self::step) expects.
@@ -116,15 +120,19 @@ impl Rewind {
                 transaction: outgoing.transaction,
             });
         }
-        let mut sent = self.sent.clone();
+        let (mut sent, mut counts) = (self.sent.clone(), self.deliveries.clone());
         for delivery in &mut deliveries {
-            let last = sent.get_mut(usize::from(delivery.to)).ok_or(RewindError::Table)?;
+            let to = usize::from(delivery.to);
+            let last = sent.get_mut(to).ok_or(RewindError::Table)?;
             *last = last.checked_sub(delivery.receipts.len() as u64).ok_or(RewindError::Numbers)?;
+            delivery.number = counts[to];
+            counts[to] = counts[to].checked_sub(1).ok_or(RewindError::Numbers)?;
             for (number, receipt) in (*last + 1..).zip(&mut delivery.receipts) {
                 receipt.number = number;
             }
         }
-        (self.sent, self.height, self.block) = (sent, self.height - 1, block.header().parent);
+        (self.sent, self.deliveries) = (sent, counts);
+        (self.height, self.block) = (self.height - 1, block.header().parent);
         Ok(deliveries)
     }
 }
@@ -138,8 +146,8 @@ pub enum RewindError {
     /// An inbox reference to a table that does not exist.
     #[error("the block refers to an unknown table")]
     Table,
-    /// More receipts than the counters know of: the record of failed transactions is not this block's.
-    #[error("the block sends more receipts than were ever counted")]
+    /// More receipts or deliveries than the counters know of: the record of failed transactions is not this block's.
+    #[error("the block sends more than was ever counted")]
     Numbers,
 }
 
@@ -147,7 +155,8 @@ pub enum RewindError {
 fn delivery_to<'a>(deliveries: &'a mut Vec<Delivery>, block: &Block, to: TableId) -> &'a mut Delivery {
     let index = deliveries.binary_search_by_key(&to, |delivery| delivery.to).unwrap_or_else(|index| {
         let (source, height, hash) = (block.header().table, block.height(), block.hash());
-        deliveries.insert(index, Delivery { source, height, hash, to, applied: 0, receipts: Vec::new() });
+        let delivery = Delivery { source, height, hash, to, number: 0, applied: 0, receipts: Vec::new() };
+        deliveries.insert(index, delivery);
         index
     });
     &mut deliveries[index]

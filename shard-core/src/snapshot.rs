@@ -96,6 +96,15 @@ pub(crate) fn encode_head(checkpoint: &CheckpointPreimage, meta: &Meta, outbox: 
     head
 }
 
+/// The checkpoint that a head section speaks of, unproven.
+pub fn checkpoint_of(head: &[u8]) -> Result<CheckpointPreimage, LoadError> {
+    let mut reader = Reader::new(head);
+    if reader.array()? != [1, 0, 0, 0, 0, 0, 0, 0] {
+        return Err(WireError::Field("snapshot version").into());
+    }
+    Ok(CheckpointPreimage::decode(&mut reader)?)
+}
+
 /// Builds a table from a snapshot's sections.
 #[derive(Debug)]
 pub struct Loader {

@@ -87,7 +87,17 @@ impl Core {
             }
             Frame::NoState(table) => {
                 if let Some(slot) = self.slot_on_lane(table, lane) {
-                    self.on_no_state(slot, from);
+                    self.on_no_state(slot, from, now);
+                }
+            }
+            Frame::WantClaim { table, above } => {
+                if let Some(slot) = self.slot_on_lane(table, lane) {
+                    self.on_want_claim(slot, from, above, now);
+                }
+            }
+            Frame::Claim { table, height, digest } => {
+                if let Some(slot) = self.slot_on_lane(table, lane) {
+                    self.on_claim(slot, from, height, digest);
                 }
             }
         }
@@ -272,8 +282,9 @@ impl Core {
             let waiting = {
                 let table = &mut self.tables[slot];
                 let waiting = table.mempool.oldest_waiting().is_some();
-                // A payment from another table is work as well, though no client of this one waits for it.
-                table.replica.set_waiting(waiting || table.state.has_receipts_waiting(), now);
+                // A payment from another table is work as well, though no client of this one waits for it; so is a checkpoint.
+                let owed = table.is_checkpoint_overdue(now) || table.state.has_receipts_waiting();
+                table.replica.set_waiting(waiting || owed, now);
                 waiting
             };
             if waiting && self.tables[slot].is_censored(now) {

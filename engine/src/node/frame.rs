@@ -11,6 +11,8 @@
 //! 5 want state    table (2), above height (8), offset (8)
 //! 6 state         table (2), height (8), offset (8), total (8), bytes of the snapshot
 //! 7 no state      table (2)
+//! 8 want claim    table (2), above height (8)
+//! 9 claim         table (2), height (8), digest of the state's checkpoint preimage (32)
 //! ```
 
 use bytes::Bytes;
@@ -38,6 +40,8 @@ pub(super) const VOTES: u8 = 4;
 const WANT_STATE: u8 = 5;
 const STATE: u8 = 6;
 const NO_STATE: u8 = 7;
+const WANT_CLAIM: u8 = 8;
+const CLAIM: u8 = 9;
 
 /// A frame between two validators.
 #[derive(Debug)]
@@ -79,6 +83,22 @@ pub enum Frame {
     },
     /// There is no snapshot above the height that was asked for.
     NoState(TableId),
+    /// Asks for the state that a resting table has above a height.
+    WantClaim {
+        /// The table.
+        table: TableId,
+        /// What the asker has.
+        above: Height,
+    },
+    /// The state of a table that rests.
+    Claim {
+        /// The table.
+        table: TableId,
+        /// Height of its newest block.
+        height: Height,
+        /// Digest of what a checkpoint there would sign.
+        digest: Hash,
+    },
 }
 
 impl Frame {
@@ -131,6 +151,16 @@ impl Frame {
                 reader.finish()?;
                 Ok(Frame::NoState(table))
             }
+            WANT_CLAIM => {
+                let want = Frame::WantClaim { table: reader.u16()?, above: reader.u64()? };
+                reader.finish()?;
+                Ok(want)
+            }
+            CLAIM => {
+                let (table, height, digest) = (reader.u16()?, reader.u64()?, reader.hash()?);
+                reader.finish()?;
+                Ok(Frame::Claim { table, height, digest })
+            }
             _ => Err(WireError::Field("frame kind")),
         }
     }
@@ -182,6 +212,17 @@ impl Frame {
                 out.put_u8(NO_STATE);
                 out.put_u16(*table);
             }
+            Frame::WantClaim { table, above } => {
+                out.put_u8(WANT_CLAIM);
+                out.put_u16(*table);
+                out.put_u64(*above);
+            }
+            Frame::Claim { table, height, digest } => {
+                out.put_u8(CLAIM);
+                out.put_u16(*table);
+                out.put_u64(*height);
+                out.put(&digest.0);
+            }
         }
         assert!(out.len() <= LARGEST_FRAME, "a frame of kind {} grew to {} bytes", out[0], out.len());
         out.into()
@@ -228,11 +269,15 @@ mod tests {
         let Frame::State { bytes: read, .. } = round_trip(&part) else { panic!() };
         assert_eq!(read, bytes);
         assert!(matches!(round_trip(&Frame::NoState(9)), Frame::NoState(9)));
+        let want = Frame::WantClaim { table: 1, above: 2 };
+        assert!(matches!(round_trip(&want), Frame::WantClaim { table: 1, above: 2 }));
+        let claim = Frame::Claim { table: 1, height: 2, digest: Hash([5; 32]) };
+        assert!(matches!(round_trip(&claim), Frame::Claim { table: 1, height: 2, digest: Hash([5, ..]) }));
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_handled(kind in 0..9u8, bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_handled(kind in 0..11u8, bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let mut frame = vec![kind];
             frame.extend(bytes);
             let _ = Frame::decode(&frame.into());

@@ -85,7 +85,8 @@ impl Core {
                 self.tables.iter().find_map(|table| table.history.by_hash(hash)).and_then(info),
             ),
             Request::Latest(table) => {
-                let executed = |table: &TableNode| table.history.at(table.executed_height()).and_then(info);
+                let executed =
+                    |table: &TableNode| table.history.at(table.state.executed_height()).and_then(info);
                 Response::Block(self.table(*table).and_then(executed))
             }
             Request::Proof(address) => Response::Proof(self.proof(address)),
@@ -104,7 +105,7 @@ impl Core {
     pub fn next_executed(&mut self) -> Option<BlockInfo> {
         let mut missed = 0;
         let next = self.tables.iter_mut().find_map(|table| {
-            let executed = table.executed_height();
+            let executed = table.state.executed_height();
             table.history.take_executed(executed, &mut missed).and_then(info).map(|info| *info)
         });
         self.meters.count(Count::BlocksUnindexed, missed);

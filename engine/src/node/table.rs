@@ -30,6 +30,8 @@ const CENSORED_AFTER: u64 = 10_000_000_000;
 const STUCK_AFTER: u64 = 400_000_000;
 /// Block time from one checkpoint to the next, where there are few blocks, µs; a rule of execution.
 const CHECKPOINT_INTERVAL: u64 = 1_000_000;
+/// A table that has had no checkpoint for so long since its state changed asks for another primary, ns.
+const CHECKPOINT_OVERDUE: u64 = 3_000_000_000;
 /// Most of one block: executing it takes a few milliseconds at most.
 pub(super) const BLOCK_LIMITS: BlockLimits =
     BlockLimits { transactions: dag::table_block::MAX_TRANSACTIONS, payees: 6_000, bytes: 256 * 1024 };
@@ -132,6 +134,9 @@ pub(super) struct TableNode {
     pub unsure_until: u64,
     /// When a checkpoint is due although nothing happens.
     pub propose_at: Option<u64>,
+    /// When the checkpoint of what was executed since the last one is overdue, and whether it is.
+    overdue_at: Option<u64>,
+    overdue: bool,
 }
 
 impl TableNode {
@@ -166,6 +171,8 @@ impl TableNode {
             spread_until: 0,
             unsure_until: 0,
             propose_at: None,
+            overdue_at: None,
+            overdue: false,
         }
     }
 
@@ -195,7 +202,8 @@ impl TableNode {
         let censored =
             self.mempool.oldest_waiting().map(|since| (since + CENSORED_AFTER).max(self.trusted_until));
         let replica = self.replica.poll_timeout().filter(|_| !self.is_stalled());
-        [replica, self.propose_at, self.sync.poll_timeout(), censored, self.stuck_at()]
+        let overdue = self.overdue_at.filter(|_| !self.overdue);
+        [replica, self.propose_at, self.sync.poll_timeout(), censored, self.stuck_at(), overdue]
             .into_iter()
             .flatten()
             .min()
@@ -215,6 +223,18 @@ impl TableNode {
         due <= wall
     }
 
+    /// Whether the primary owes the others a checkpoint, so that what is committed stays without a proof.
+    pub fn is_checkpoint_overdue(&mut self, now: u64) -> bool {
+        let meta = self.state.meta();
+        self.overdue_at = if meta.checkpoint_height == meta.height {
+            None
+        } else {
+            self.overdue_at.or(Some(now + CHECKPOINT_OVERDUE))
+        };
+        self.overdue = self.overdue_at.is_some_and(|at| at <= now);
+        self.overdue
+    }
+
     /// Whether the replica's outputs wait for a disk that is full.
     pub fn is_stalled(&self) -> bool {
         self.replica.backlog() >= MAX_OUTPUTS
@@ -225,11 +245,6 @@ impl TableNode {
         if !self.is_stalled() && self.replica.poll_timeout().is_some_and(|at| at <= now) {
             self.replica.on_timeout(now);
         }
-    }
-
-    /// The highest block that is executed to its end. A state counts its last block before its checkpoint is hashed.
-    pub fn executed_height(&self) -> Height {
-        self.state.height().saturating_sub(u64::from(self.state.is_busy()))
     }
 
     /// By table: the height up to which its receipts are applied here.

@@ -191,6 +191,37 @@ fn a_state_above_what_is_executed_but_not_above_what_is_committed_leaves_agreeme
 }
 
 #[test]
+fn a_state_without_a_checkpoint_takes_those_below_it_as_they_come() {
+    let kit = Kit::new();
+    let chain = blocks(&kit, 6);
+    let (commit, block) = chain[4].clone();
+    let time = block.header().time;
+    let base = Base { height: 5, digest: block.hash(), time, commit: Some(commit), stable: None };
+    let mut replica = kit.replica(3);
+    replica.install(base, 0);
+    assert_eq!((replica.committed_height(), replica.stable_height()), (5, 0));
+    drain(&mut replica);
+    // It never executed height 4, so it has nothing to compare.
+    let below = kit.certificate(vote(VoteKind::Checkpoint, 0, 4, Hash([3; 32])));
+    replica.on_message(0, Message::StableCheckpoint(below), 0);
+    assert_eq!(replica.stable_height(), 4);
+    assert!(drain(&mut replica).iter().all(|output| !matches!(output, Output::Diverged(_))));
+    // What it was brought is a checkpoint that lacks one vote.
+    let here = vote(VoteKind::Checkpoint, 0, 5, Hash([4; 32]));
+    (0..2).for_each(|peer| kit.cast(&mut replica, peer, here));
+    replica.adopt_checkpoint(5, here.digest, 0);
+    let outputs = drain(&mut replica);
+    assert!(outputs.iter().any(|output| matches!(output, Output::Vote(own) if *own == here)));
+    kit.cast(&mut replica, 3, here);
+    assert_eq!(replica.stable_height(), 5);
+    // Above it the own results count as ever.
+    replica.on_message(0, Message::Blocks(chain[5..].to_vec()), 0);
+    replica.on_executed(6, Some(Hash([5; 32])), 0);
+    (0..3).for_each(|peer| kit.cast(&mut replica, peer, vote(VoteKind::Checkpoint, 0, 6, Hash([6; 32]))));
+    assert!(drain(&mut replica).iter().any(|output| matches!(output, Output::Diverged(_))));
+}
+
+#[test]
 fn a_state_transfer_that_takes_long_does_not_keep_blocks_away() {
     const MS: u64 = 1_000_000;
     let kit = Kit::new();

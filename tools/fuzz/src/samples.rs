@@ -161,6 +161,8 @@ pub fn peer_frames() -> Vec<Sample> {
             Frame::State { table: 5, height: 16, offset: 4096, total: 8192, bytes: vec![0xe3; 40].into() },
         ),
         ("no_state", Frame::NoState(5)),
+        ("want_claim", Frame::WantClaim { table: 5, above: 8 }),
+        ("claim", Frame::Claim { table: 5, height: 16, digest: Domain::CHECKPOINT.hash(b"golden") }),
     ];
     frames.iter().map(|(name, frame)| (*name, frame.encode().to_vec())).collect()
 }
@@ -213,12 +215,13 @@ fn heads() -> Vec<Sample> {
     busy.put(&outbox[..8]);
     for to in 0..TABLES {
         busy.put_u32(if to == 2 { 2 } else { 0 });
-        for height in [1, 5].into_iter().filter(|_| to == 2) {
+        for height in [1, 5_u64].into_iter().filter(|_| to == 2) {
+            let number = height.div_ceil(2).min(2);
+            busy.put_u64(number);
             busy.put_u64(height);
             busy.put(&[8; 32]);
             busy.put_u64(3);
             busy.put_u32(1);
-            let number = height.div_ceil(2).min(2);
             let (payee, transaction) = (Address([6; 32]), Hash([5; 32]));
             Receipt { from: TABLE, to, number, height, payee, amount: 4, transaction }.encode(&mut busy);
         }

@@ -60,7 +60,7 @@ impl Liar<'_> {
             let length = dice.index(200) + 1;
             let bytes: Vec<u8> = (0..length).map(|_| dice.any().to_le_bytes()[0]).collect();
             let mut bytes = bytes;
-            bytes[0] %= 9;
+            bytes[0] %= 11;
             return said.push((0, bytes.into()));
         }
         for (_, bytes) in said {
@@ -97,6 +97,10 @@ impl Liar<'_> {
                     let at = dice.index(bytes.len());
                     bytes[at] ^= 1;
                     Some(Frame::State { table, height, offset, total, bytes: bytes.into() })
+                }
+                Frame::Claim { table, height, digest } if behaviour == Behaviour::WrongState => {
+                    let digest = Hash(blake3::hash(&digest.0).into());
+                    Some(Frame::Claim { table, height: height + dice.below(2), digest })
                 }
                 _ => None,
             };
@@ -190,7 +194,7 @@ impl Liar<'_> {
             (Behaviour::Lies, Message::Status { view, active, committed, stable }) => {
                 let wild = |dice: &mut Random, number: u64| match dice.below(4) {
                     0 => number.saturating_sub(1 + dice.below(3)),
-                    1 => number + 1 + dice.below(40),
+                    1 => number.saturating_add(1 + dice.below(40)),
                     2 => u64::MAX - dice.below(2),
                     _ => number,
                 };
@@ -203,7 +207,7 @@ impl Liar<'_> {
                 })
             }
             (Behaviour::Lies, Message::Suspect { view }) => {
-                Some(Message::Suspect { view: view + dice.below(3) })
+                Some(Message::Suspect { view: view.saturating_add(dice.below(3)) })
             }
             (Behaviour::Lies | Behaviour::Forget, Message::Blocks(mut blocks)) => {
                 // Certificates with a signature too few, or one twice.

@@ -148,6 +148,8 @@ fn describe(bytes: &Bytes) -> String {
             format!("t{table} state h{height} {offset}/{total}")
         }
         Ok(Frame::NoState(table)) => format!("t{table} no state"),
+        Ok(Frame::WantClaim { table, above }) => format!("t{table} wants a claim above h{above}"),
+        Ok(Frame::Claim { table, height, digest }) => format!("t{table} claims h{height} {}", short(&digest)),
         Ok(Frame::Hello { .. }) => "hello".into(),
         Err(error) => format!("garbage: {error}"),
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use dag::{
-    Height, ReplicaId, TableId,
+    Hash, Height, ReplicaId, TableId,
     client::Code,
     wire::{Put, Reader, WireError},
 };
@@ -39,12 +39,12 @@ pub(super) struct Served {
 /// A state that is being fetched.
 #[derive(Debug)]
 pub(super) struct Fetch {
-    above: Height,
-    peer: ReplicaId,
-    tries: u32,
+    pub(super) above: Height,
+    pub(super) peer: ReplicaId,
+    pub(super) tries: u32,
     pub(super) retry_at: u64,
     height: Height,
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
 }
 
 /// A fetched state on its way to the disk.
@@ -169,7 +169,7 @@ impl Core {
         let table = &mut self.tables[slot];
         table.sync.served.take_if(|served| served.until <= now);
         if table.sync.wanted {
-            self.begin_quiet_snapshot(slot);
+            self.begin_quiet_snapshot(slot, now);
         }
         let table = &mut self.tables[slot];
         let Some(fetch) = table.sync.fetch.as_mut().filter(|fetch| fetch.retry_at <= now) else { return };
@@ -212,10 +212,12 @@ impl Core {
     }
 
     /// A peer has no state above the height asked for, but will have.
-    pub(in crate::node) fn on_no_state(&mut self, slot: usize, from: ReplicaId) {
+    pub(in crate::node) fn on_no_state(&mut self, slot: usize, from: ReplicaId, now: u64) {
         let fetch = self.tables[slot].sync.fetch.as_mut().filter(|fetch| fetch.peer == from);
         if let Some(fetch) = fetch {
             fetch.bytes.clear();
+            let above = fetch.above;
+            self.ask_for_claims(slot, above, now);
         }
     }
 
@@ -264,8 +266,10 @@ impl Core {
         let table = &mut self.tables[slot];
         let config = *table.state.config();
         let loaded = split_sections(bytes).map_err(StateError::from).and_then(|sections| {
-            let verify = self.shard.signatures.verify();
-            let loaded = load_state(config, &self.shard.committee, verify, sections.iter().copied())?;
+            let (committee, verify) = (&self.shard.committee, self.shard.signatures.verify());
+            let vouched =
+                |height, digest: &Hash| table.sync.claims.vouch_for(height, digest, committee.faulty());
+            let loaded = load_state(config, committee, verify, vouched, sections.iter().copied())?;
             Ok((loaded, sections))
         });
         let ((state, base), sections) = match loaded {
@@ -274,7 +278,11 @@ impl Core {
                 let note = format!("table {}: validator {from} sent a bad state: {error}", table.id);
                 self.effects.push_back(Effect::Note(note));
                 let above = table.state.height();
-                return self.begin_fetch(slot, above, now);
+                self.begin_fetch(slot, above, now);
+                if matches!(error, StateError::Unvouched(_)) {
+                    self.ask_for_claims(slot, above, now);
+                }
+                return;
             }
         };
         if base.height <= table.state.height() {
@@ -304,6 +312,11 @@ impl Core {
         table.unexecuted.retain(|(block, _)| block.height() > height);
         table.validations.clear();
         table.replica.install(base, now);
+        let checkpoint = *table.state.checkpoint();
+        if table.state.meta().checkpoint_height == height {
+            // Where only this validator's vote lacks, it is certified now.
+            table.replica.adopt_checkpoint(height, checkpoint.digest(), now);
+        }
         // What was executed in the blocks in between is not known here: clients learn it from another validator.
         let known = self.settled.len();
         table.repropose(&mut self.settled);

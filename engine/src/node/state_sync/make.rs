@@ -4,7 +4,7 @@ use bytes::Bytes;
 use dag::{Certificate, Height, wire::Put};
 
 use super::{
-    SECTION_BASE, SECTION_MARK, SECTION_PROMISE, SECTION_STATE, SnapshotJob,
+    SECTION_BASE, SECTION_MARK, SECTION_PROMISE, SECTION_STATE, SECTION_VOUCHED, SnapshotJob,
     fetch::{Installing, SERVED_FOR, Served, join_sections},
 };
 use crate::{
@@ -21,6 +21,8 @@ pub(super) struct Draft {
     height: Height,
     commit: Certificate,
     stable: Option<Certificate>,
+    /// Of a table that rests between two checkpoints: no certificate will come, and it is for peers only.
+    resting: bool,
     sections: Vec<Bytes>,
     pub(super) copied: bool,
     promises: Option<Promises>,
@@ -49,14 +51,18 @@ fn promise_sections(replica: &pbft::Replica, position: LogPosition) -> Vec<(u8, 
 }
 
 impl TableNode {
+    fn stable_at(&self, height: Height) -> Option<&Certificate> {
+        self.replica.stable().filter(|stable| stable.vote.height == height)
+    }
+
     /// Begins a snapshot of the state, which is at a checkpoint.
     fn begin_draft(&mut self, commit: Certificate) {
-        self.logged = 0;
         self.sync.wanted = false;
         self.sync.draft = Some(Draft {
             height: self.state.height(),
             commit,
-            stable: self.replica.stable().filter(|stable| stable.vote.height == self.state.height()).cloned(),
+            stable: self.stable_at(self.state.height()).cloned(),
+            resting: false,
             sections: vec![self.state.begin_snapshot().into()],
             copied: false,
             promises: None,
@@ -72,23 +78,45 @@ impl Core {
         let due = table.logged >= self.settings.snapshot_interval || table.sync.wanted;
         // Below the stable height no certificate of this checkpoint comes any more.
         if due && table.sync.draft.is_none() && table.state.height() >= table.replica.stable_height() {
+            table.logged = 0;
             table.begin_draft(commit.clone());
         }
     }
 
-    /// A table that has gone quiet on a checkpoint executes no further one: begin a wanted snapshot there.
-    pub(super) fn begin_quiet_snapshot(&mut self, slot: usize) {
+    /// A table that has gone quiet on a checkpoint executes no further one: begin a wanted snapshot there. One that rests
+    /// between two has its present state for a peer that asks.
+    pub(super) fn begin_quiet_snapshot(&mut self, slot: usize, now: u64) {
         let table = &mut self.tables[slot];
         let height = table.state.height();
-        let stable = table.replica.stable().filter(|stable| stable.vote.height == height).cloned();
-        let commit =
-            table.replica.committed_certificate().filter(|commit| commit.vote.height == height).cloned();
-        let (Some(stable), Some(commit)) = (stable, commit) else { return };
-        if table.sync.draft.is_some() || table.state.is_busy() || table.state.checkpoint().height != height {
-            return;
+        let resting = table.resting_above(0, now).filter(|_| table.sync.asked).cloned();
+        if let (Some(commit), None) = (resting, table.stable_at(height)) {
+            return self.offer_resting(slot, commit, now);
         }
-        table.begin_draft(commit);
-        table.sync.draft.as_mut().expect("just begun").stable = Some(stable);
+        let commit = table.replica.committed_certificate().filter(|commit| commit.vote.height == height);
+        if let (Some(commit), Some(_)) = (commit.cloned(), table.stable_at(height))
+            && table.sync.draft.is_none()
+            && !table.state.is_busy()
+            && table.state.checkpoint().height == height
+        {
+            table.logged = 0;
+            table.begin_draft(commit);
+        }
+    }
+
+    /// Makes a snapshot for peers of a table that rests, though no checkpoint certifies its state (see `vouch`).
+    fn offer_resting(&mut self, slot: usize, commit: Certificate, now: u64) {
+        let table = &mut self.tables[slot];
+        let height = table.state.height();
+        match &mut table.sync.draft {
+            Some(draft) if draft.stable.is_some() || draft.resting => return,
+            Some(draft) if draft.height == height => {}
+            _ => {
+                table.state.checkpoint_now();
+                table.begin_draft(commit);
+            }
+        }
+        table.sync.draft.as_mut().expect("it was there or begun").resting = true;
+        self.finish_draft(slot, now);
     }
 
     /// Takes the promises for snapshots that are being made. Comes after the replicas' outputs are drained, so that the journal
@@ -148,18 +176,23 @@ impl Core {
 
     fn finish_draft(&mut self, slot: usize, now: u64) {
         let table = &mut self.tables[slot];
-        let done = |draft: &mut Draft| draft.copied && draft.stable.is_some() && draft.promises.is_some();
+        let done = |draft: &mut Draft| {
+            draft.copied && (draft.stable.is_some() || draft.resting) && draft.promises.is_some()
+        };
         let Some(draft) = table.sync.draft.take_if(done) else { return };
         let promises = draft.promises.expect("just checked");
         let mut base = Vec::new();
-        draft.stable.expect("just checked").encode(&mut base);
+        draft.stable.iter().for_each(|stable| stable.encode(&mut base));
         draft.commit.encode(&mut base);
+        let kind = if draft.stable.is_some() { SECTION_BASE } else { SECTION_VOUCHED };
         let state = draft.sections.into_iter().map(|bytes| (SECTION_STATE, bytes));
-        let mut sections: Vec<(u8, Bytes)> =
-            std::iter::once((SECTION_BASE, base.into())).chain(state).collect();
+        let mut sections: Vec<(u8, Bytes)> = std::iter::once((kind, base.into())).chain(state).collect();
         if std::mem::take(&mut table.sync.asked) {
             let bytes = join_sections(&sections);
             table.sync.served = Some(Served { height: draft.height, bytes, until: now + SERVED_FOR });
+        }
+        if draft.stable.is_none() {
+            return;
         }
         sections.extend(promises.sections);
         let kept = Kept { height: draft.height, segment: promises.segment, applied: draft.applied };

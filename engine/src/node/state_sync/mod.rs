@@ -8,6 +8,7 @@
 //! ```text
 //! a snapshot:  sections, each: kind (1), length (4), bytes
 //!   1 base     stable checkpoint's certificate, commit certificate of its block
+//!   5 vouched  in place of the base: commit certificate of the block, of a table that rests (see `vouch`)
 //!   2 state    the table's sections, in order (see `shard_core::partition`)
 //!   4 mark     segment (4) and offset (4) of the log's newest record when the promises were taken; on the own disk only
 //!   3 promise  a `pbft::Record` that was in force then; on the own disk only
@@ -15,22 +16,24 @@
 
 mod fetch;
 mod make;
+mod vouch;
 
 use bytes::Bytes;
 use dag::{
-    Certificate, Committee, Height, TableId, VoteKind,
+    Certificate, Committee, Hash, Height, TableId, VoteKind,
     keys::VerifyFn,
     wire::{Reader, WireError},
 };
 use pbft::Base;
 use shard_core::{
     Table, partition,
-    snapshot::{LoadError, Loader},
+    snapshot::{LoadError, Loader, checkpoint_of},
 };
 
 use self::{
     fetch::{Fetch, Installing, Served},
     make::Draft,
+    vouch::Claims,
 };
 use super::retention::Kept;
 
@@ -44,6 +47,8 @@ pub const SECTION_STATE: u8 = 2;
 pub const SECTION_PROMISE: u8 = 3;
 /// Section of a snapshot: where in the log the promises stand.
 pub const SECTION_MARK: u8 = 4;
+/// Section of a snapshot: the certificate of a block whose state peers vouch for.
+pub const SECTION_VOUCHED: u8 = 5;
 /// Execution that waits so long for another table's block won't get it any more: the state is fetched instead, ns.
 const STARVED_AFTER: u64 = 3_000_000_000;
 
@@ -68,6 +73,8 @@ pub(super) struct Sync {
     /// A peer will ask for the next snapshot.
     asked: bool,
     fetch: Option<Fetch>,
+    /// What peers vouch for.
+    claims: Claims,
     /// Fetches begun: each with another peer first.
     fetches: usize,
     /// Since when execution waits at this height for another table.
@@ -119,29 +126,38 @@ pub enum StateError {
     /// The certificates don't prove it.
     #[error("the snapshot's certificates do not prove it: {0}")]
     Certificate(&'static str),
+    /// No checkpoint certifies it, and too few vouch for it.
+    #[error("no checkpoint certifies the state at height {0}, and too few peers vouch for it")]
+    Unvouched(Height),
     /// It is not what the certificates prove.
     #[error(transparent)]
     Load(#[from] LoadError),
 }
 
-/// Reads and proves a snapshot: the table at its checkpoint, and where agreement goes on from.
+/// Reads and proves a snapshot: the table at its height, and where agreement goes on from. `vouched` says of a height and digest
+/// that no checkpoint certifies whether it is believed all the same: from the own disk, or where f + 1 peers claim it.
 pub fn load_state<'a>(
     config: partition::Config,
     committee: &Committee,
     verify: VerifyFn,
+    vouched: impl Fn(Height, &Hash) -> bool,
     mut sections: impl Iterator<Item = (u8, &'a [u8])>,
 ) -> Result<(Table, Base), StateError> {
-    let Some((SECTION_BASE, base)) = sections.next() else { return Err(WireError::Truncated.into()) };
+    let (kind, base) = sections.next().ok_or(WireError::Truncated)?;
     let mut reader = Reader::new(base);
-    let stable = Certificate::decode(&mut reader)?;
+    let stable = match kind {
+        SECTION_BASE => Some(Certificate::decode(&mut reader)?),
+        SECTION_VOUCHED => None,
+        _ => return Err(WireError::Field("section kind").into()),
+    };
     let commit = Certificate::decode(&mut reader)?;
     reader.finish()?;
     let proves = |certificate: &Certificate, kind: VoteKind| {
         let vote = &certificate.vote;
-        (vote.kind, vote.table, vote.height) == (kind, config.id, stable.vote.height)
+        (vote.kind, vote.table, vote.height) == (kind, config.id, commit.vote.height)
             && certificate.check(committee, verify).is_ok()
     };
-    if !proves(&stable, VoteKind::Checkpoint) {
+    if !stable.as_ref().is_none_or(|stable| proves(stable, VoteKind::Checkpoint)) {
         return Err(StateError::Certificate("checkpoint"));
     }
     if !proves(&commit, VoteKind::Commit) {
@@ -153,12 +169,21 @@ pub fn load_state<'a>(
         _ => Err(WireError::Field("section kind")),
     });
     let head = state.next().ok_or(WireError::Truncated)??;
-    let mut loader = Loader::new(config, head, stable.vote.digest)?;
+    let digest = match &stable {
+        Some(stable) => stable.vote.digest,
+        None => {
+            let claimed = checkpoint_of(head)?;
+            let digest = claimed.digest();
+            let believed = vouched(claimed.height, &digest);
+            believed.then_some(digest).ok_or(StateError::Unvouched(claimed.height))?
+        }
+    };
+    let mut loader = Loader::new(config, head, digest)?;
     for section in state {
         loader.push(section?)?;
     }
     let table = loader.finish()?;
-    if table.block_hash() != commit.vote.digest || table.height() != stable.vote.height {
+    if table.block_hash() != commit.vote.digest || table.height() != commit.vote.height {
         return Err(StateError::Certificate("commit"));
     }
     let base = Base {
@@ -166,7 +191,7 @@ pub fn load_state<'a>(
         digest: table.block_hash(),
         time: table.meta().time,
         commit: Some(commit),
-        stable: Some(stable),
+        stable,
     };
     Ok((table, base))
 }

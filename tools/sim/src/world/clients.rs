@@ -363,7 +363,10 @@ impl World {
             .line(now, || format!("client {number} hears of {id}: {:?} at {}", reply.code, reply.height));
         match reply.code {
             _ if reply.height > 0 => {
-                account.outstanding.remove(at);
+                // A liar's block may hold it too early: it failed, and its sequence is still to be used.
+                if reply.code != Code::GappedSequence {
+                    account.outstanding.remove(at);
+                }
                 client.acknowledged += 1;
                 self.judge.on_acknowledged(now, &id, reply);
             }

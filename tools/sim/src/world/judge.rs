@@ -102,6 +102,8 @@ pub struct Judge {
     acknowledged: Vec<(Hash, TableId, Height)>,
     /// By table: height up to which the model has executed, and whether it had to skip a block.
     model_height: Vec<Height>,
+    /// By table: the highest block that an honest validator has executed.
+    highest: Vec<Height>,
     model_gap: bool,
     model: HashMap<Address, i128>,
     signed: HashMap<(ReplicaId, Ballot), Hash>,
@@ -127,6 +129,7 @@ impl Judge {
             places: HashMap::new(),
             acknowledged: Vec::new(),
             model_height: vec![0; usize::from(scenario.tables)],
+            highest: vec![0; usize::from(scenario.tables)],
             model_gap: false,
             model: rich.map(|address| (address, i128::from(super::BALANCE))).collect(),
             signed: HashMap::new(),
@@ -227,8 +230,8 @@ impl Judge {
     pub fn on_acknowledged(&mut self, now: u64, id: &Hash, reply: &Reply) {
         let place = (reply.table, reply.height);
         let index = reply.index as usize;
-        if self.hashes.contains_key(&place) && !self.decided.contains_key(&place) {
-            // Committed, and seen by nobody whom we watch: all began above it.
+        if reply.height <= self.highest[usize::from(reply.table)] && !self.decided.contains_key(&place) {
+            // Seen by nobody whom we watch: all began above it, or their short memory had let it go by the end of their turn.
             return self.acknowledged.push((*id, reply.table, reply.height));
         }
         let decided = self.decided.get(&place);
@@ -367,8 +370,9 @@ impl World {
                 seen.0 = committed;
             }
             let state = view.state();
-            if !state.is_busy() && state.height() > seen.1 {
-                for height in seen.1 + 1..=state.height() {
+            let executed = state.executed_height();
+            if executed > seen.1 {
+                for height in seen.1 + 1..=executed {
                     if let Some(found) = view.committed(height) {
                         let block = &found.block;
                         self.judge.on_committed(now, id, table, height, block.hash());
@@ -378,10 +382,12 @@ impl World {
                         self.judge.on_executed(now, id, table, height, codes);
                     }
                 }
-                seen.1 = state.height();
-                moved = true;
+                seen.1 = executed;
+                let highest = &mut self.judge.highest[usize::from(table)];
+                *highest = executed.max(*highest);
+                moved |= !state.is_busy();
                 let checkpoint = state.checkpoint();
-                if checkpoint.height == state.height() {
+                if checkpoint.height == executed {
                     self.judge.on_checkpoint(now, id, table, checkpoint.height, checkpoint.digest());
                 }
             }
