@@ -25,6 +25,7 @@ defects! {
     OldViewAccepted "old-view-accepted" "Votes of earlier views count in the present one.",
     ReceiptNumberUnchecked "receipt-number-unchecked" "A delivery that was applied already is applied again.",
     CheckerRuleShort "checker-rule-short" "A block is prepared with one checker fewer than f + 1.",
+    WatermarkIgnored "watermark-ignored" "A primary proposes beyond its window and the watermark.",
     WrongCertificate "wrong-certificate" "A new view proposes what was prepared in the lowest view again.",
     StateUnproven "state-unproven" "A fetched state is believed without its root.",
     SequenceReplayed "sequence-replayed" "A sequence that was used is executed again.",

@@ -44,6 +44,9 @@ pub struct Config {
 }
 
 impl Config {
+    /// How many blocks a primary has in flight at most, unless it is set otherwise.
+    pub const WINDOW: u64 = 8;
+
     /// W = 8, watermark 512, timeouts of 600 ms to 20 s, resending after 150 ms, shared verification.
     pub fn new(
         table: TableId,
@@ -58,7 +61,7 @@ impl Config {
             me,
             committee,
             key,
-            window: 8,
+            window: Config::WINDOW,
             watermark: 512,
             base_timeout: 600 * MS,
             max_timeout: 20_000 * MS,

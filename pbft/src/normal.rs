@@ -32,9 +32,9 @@ impl Replica {
         }
         let height = self.head.height + self.window.run() + 1;
         // Below the top of the plan come the re-proposals, which the view begins with.
-        let room = height > plan.top()
-            && height <= self.head.height + self.config.window
+        let below = height <= self.head.height + self.config.window
             && height <= self.stable_height() + self.config.watermark;
+        let room = height > plan.top() && (below || planted::is(Defect::WatermarkIgnored));
         let instance = self.window.get(height)?;
         // After a restart the log may hold a vote here without what comes before it: nothing else may be
         // proposed.

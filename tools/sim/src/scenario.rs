@@ -55,6 +55,8 @@ pub struct Scenario {
     pub history_bytes: usize,
     /// First view timeout, in ms.
     pub view_timeout: u64,
+    /// Primaries propose as soon as they have anything, up to their window.
+    pub eager: bool,
     /// Whether a random quorum is healed at the end, or everybody.
     pub heal_quorum_only: bool,
     /// Real signatures in place of simulated ones.
@@ -70,7 +72,11 @@ impl Scenario {
     /// The scenario of a seed.
     pub fn draw(seed: u64, atlas: Atlas) -> Scenario {
         let mut dice = Random::new(seed, "scenario");
-        let validators = [4, 4, 4, 4, 4, 4, 5, 7][dice.index(8)];
+        let rare = &mut Random::new(seed, "rare");
+        let validators = match [4, 4, 4, 4, 4, 4, 5, 7][dice.index(8)] {
+            7 if rare.percent(30) => 10,
+            validators => validators,
+        };
         let tables = [16, 16, 8, 4, 2, 1][dice.index(6)];
         let cores = if tables > 1 && dice.percent(30) { 2 } else { 1 };
         let lanes = if cores == 2 { 2 } else { [1, 1, tables.min(4)][dice.index(3)] };
@@ -90,6 +96,7 @@ impl Scenario {
             retained_segments: u32::try_from(dice.below(3)).expect("small"),
             history_bytes: [4 << 10, 64 << 10, 1 << 20][dice.index(3)],
             view_timeout: [300, 600, 600, 1_000][dice.index(4)],
+            eager: rare.percent(25),
             heal_quorum_only: dice.percent(40),
             real_signatures: false,
             plan: Vec::new(),

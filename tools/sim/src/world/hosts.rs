@@ -247,6 +247,7 @@ impl World {
             snapshot_interval: self.scenario.snapshot_interval,
             retained_segments: self.scenario.retained_segments,
             history_bytes: self.scenario.history_bytes,
+            batch_target: if self.scenario.eager { 1 } else { Settings::default().batch_target },
             ..Settings::default()
         }
     }

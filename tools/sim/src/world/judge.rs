@@ -13,7 +13,7 @@ use dag::{
     vote::{BUNDLE_HEADER_SIZE, VOTE_SIZE},
 };
 use engine::{genesis::Genesis, node::frame::Frame};
-use pbft::{Message, ViewChange};
+use pbft::{Config, Message, ViewChange};
 use serde::Serialize;
 use shard_core::{
     Table,
@@ -107,6 +107,8 @@ pub struct Judge {
     model_gap: bool,
     model: HashMap<Address, i128>,
     signed: HashMap<(ReplicaId, Ballot), Hash>,
+    /// By replica and table: the highest block that it has proposed.
+    proposed: HashMap<(ReplicaId, TableId), Height>,
     /// By replica and table: the last commit vote for each height, as it left.
     commits: HashMap<(ReplicaId, TableId), BTreeMap<Height, (View, Hash)>>,
     checkpoints: HashMap<(TableId, Height), Hash>,
@@ -133,6 +135,7 @@ impl Judge {
             model_gap: false,
             model: rich.map(|address| (address, i128::from(super::BALANCE))).collect(),
             signed: HashMap::new(),
+            proposed: HashMap::new(),
             commits: HashMap::new(),
             checkpoints: HashMap::new(),
             heads: HashMap::new(),
@@ -275,13 +278,37 @@ impl Judge {
                     self.on_vote(now, id, host, &vote);
                 }
             }
-            // A view change.
-            (3, Some(2)) => {
-                if let Ok(Frame::Agreement(table, Message::ViewChange(change))) = Frame::decode(bytes) {
+            // Agreement.
+            (3, Some(1 | 2)) => match Frame::decode(bytes) {
+                Ok(Frame::Agreement(table, Message::ViewChange(change))) => {
                     self.on_view_change(now, id, host.replica, table, &change);
                 }
-            }
+                Ok(Frame::Agreement(table, Message::Proposal { view, block })) => {
+                    self.on_proposal(now, id, host, (table, view, &block));
+                }
+                _ => {}
+            },
             _ => {}
+        }
+    }
+
+    /// A primary has a bounded number of blocks of its own in flight. What it says again after a restart is not looked at.
+    fn on_proposal(
+        &mut self,
+        now: u64,
+        id: HostId,
+        host: &Host,
+        (table, view, block): (TableId, View, &Block),
+    ) {
+        let highest = self.proposed.entry((host.replica, table)).or_default();
+        let again = block.height() <= *highest || block.header().view != view;
+        *highest = block.height().max(*highest);
+        let views = host.cores.iter().find_map(|core| core.core.view_of(table));
+        let Some(most) = views.map(|view| view.replica().committed_height() + Config::WINDOW) else { return };
+        if !again && block.height() > most {
+            let what =
+                format!("host {id} proposes height {} of table {table} and may {most}", block.height());
+            self.fail(now, Invariant::Queues, what);
         }
     }
 
