@@ -72,8 +72,9 @@ pub struct Settings {
     pub snapshot_interval: u64,
     /// Newest segments of the log that stay, needed or not.
     pub retained_segments: u32,
-    /// Signature work per turn, in units of about a µs. A turn costs some µs whatever it does, so much is cheaper; where packets
-    /// are relayed on the core they wait for no more than this.
+    /// Signature work per turn, of votes and transactions together, in units of about a µs. A turn costs some µs whatever it
+    /// does, so much is cheaper; where packets are relayed on the core they wait for no more than this and one piece of work
+    /// (35 units, see `shard_core::sigbatch`).
     pub verify_slice: usize,
     /// Slice of execution per turn, in account changes.
     pub execute_slice: usize,

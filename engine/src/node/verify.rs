@@ -72,7 +72,8 @@ impl<S> Job<S> {
         self.urgent.pop_front().or_else(|| self.queue.pop_front())
     }
 
-    fn step(&mut self, budget: usize, verdicts: &mut Vec<(S, bool)>) {
+    /// Does at most `budget` units of work, but at least one piece if there is any. Returns the units that it took.
+    fn step(&mut self, budget: usize, verdicts: &mut Vec<(S, bool)>) -> usize {
         if !self.batch.is_running() {
             while self.batch.len() < self.batch.capacity() {
                 let Some(next) = self.next() else { break };
@@ -82,12 +83,14 @@ impl<S> Job<S> {
                     .expect("the batch is not full");
             }
         }
-        if self.batch.step(budget) == Progress::Done {
+        let (progress, spent) = self.batch.slice(budget);
+        if progress == Progress::Done {
             for (token, valid) in self.batch.verdicts() {
                 let slot = usize::try_from(token).expect("tokens are slots");
                 verdicts.push((self.subjects.remove(slot), valid));
             }
         }
+        spent
     }
 
     /// The same by a rule that knows no batches.
@@ -149,12 +152,12 @@ impl<S> Verifier<S> {
         self.urgent() >= MAX_URGENT
     }
 
-    /// Does one slice of work, of votes and of transactions each, and appends what is decided. Returns whether there is
-    /// more to do.
+    /// Does one slice of work, of votes first, and appends what is decided. Returns whether there is more to do.
     pub fn step(&mut self, verdicts: &mut Vec<(S, bool)>) -> bool {
+        let mut budget = self.budget;
         for job in [&mut self.votes, &mut self.transactions] {
             if self.rule == Signatures::Ed25519 {
-                job.step(self.budget, verdicts);
+                budget = budget.saturating_sub(job.step(budget, verdicts));
             } else {
                 job.step_singly(self.rule.verify(), verdicts);
             }

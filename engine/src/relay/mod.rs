@@ -12,3 +12,12 @@ pub struct RelayConfig {
     /// STUN and TURN for calls.
     pub turn: Option<turn::TurnConfig>,
 }
+
+impl RelayConfig {
+    /// Whether any service is offered: then packets wait for the core's other work, which must come in short slices.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        let RelayConfig { turn } = self;
+        turn.is_some()
+    }
+}

@@ -13,6 +13,7 @@ use super::field::Backend;
 use super::key_cache::{self, Cached};
 use super::msm::Msm;
 use super::point::{Extended, Niels};
+use super::singles::{Single, signed};
 
 /// One signature in the equation.
 pub(super) struct Term {
@@ -21,12 +22,18 @@ pub(super) struct Term {
     /// Whose key it is, by [`Equation::signer`].
     pub(super) signer: usize,
     r: Niels,
-    /// None until the term is weighed.
-    z: Option<i128>,
-    /// `k`, then `zk`.
     k: Scalar,
-    /// `s`, then `zs`.
     s: Scalar,
+    /// None until the term is first in a sum.
+    weighed: Option<Weighed>,
+}
+
+/// A term's coefficient, and what it makes of its scalars.
+#[derive(Clone, Copy)]
+struct Weighed {
+    z: i128,
+    zk: Scalar,
+    zs: Scalar,
 }
 
 /// A public key that signed something in this group.
@@ -143,7 +150,7 @@ impl Equation {
     /// Adds the signature `(r, s)` of challenge `k`.
     pub(super) fn add_term(&mut self, item: usize, signer: usize, r: Niels, k: Scalar, s: Scalar) {
         assert!(self.signers[signer].points.is_some());
-        self.terms.push(Term { item, signer, r, z: None, k, s });
+        self.terms.push(Term { item, signer, r, k, s, weighed: None });
     }
 
     /// Begins the sum `Σ [z]R + Σ [zk]A − [Σ zs]B` over the terms of `range`.
@@ -207,22 +214,32 @@ impl Equation {
         self.msm.total()
     }
 
+    /// The signature of the term at `at`, to be judged by itself.
+    pub(super) fn single(&self, at: usize) -> Single {
+        let Term { signer, r, k, s, .. } = self.terms[at];
+        let a = self.signers[signer].points.expect("a signer with terms has a point").point;
+        Single { a, r, k, s }
+    }
+
+    /// B and [2¹²⁸]B.
+    pub(super) fn basepoint(&self) -> &[Niels; 2] {
+        &self.basepoint
+    }
+
     fn load_term(&mut self, at: usize, coefficients: &mut Coefficients) {
         let term = &mut self.terms[at];
-        let z = *term.z.get_or_insert_with(|| {
+        let Weighed { z, zk, zs } = *term.weighed.get_or_insert_with(|| {
             let z = coefficients.draw();
-            term.k *= scalar(z);
-            term.s *= scalar(z);
-            z
+            Weighed { z, zk: signed(z) * term.k, zs: signed(z) * term.s }
         });
-        self.base -= term.s;
+        self.base -= zs;
         self.msm.push_low(&term.r, z);
         let signer = &mut self.signers[term.signer];
         if signer.in_range {
-            signer.sum += term.k;
+            signer.sum += zk;
         } else {
             signer.in_range = true;
-            signer.sum = term.k;
+            signer.sum = zk;
             self.loaded.push(term.signer);
         }
     }
@@ -239,13 +256,8 @@ impl Equation {
     }
 }
 
-fn scalar(z: i128) -> Scalar {
-    let size = Scalar::from(z.unsigned_abs());
-    if z < 0 { -size } else { size }
-}
-
 /// `low` and `high` with `scalar = low + 2¹²⁸ · high`.
-fn halves(scalar: &Scalar) -> (i128, i128) {
+pub(super) fn halves(scalar: &Scalar) -> (i128, i128) {
     let bytes = scalar.as_bytes();
     let low = i128::from_le_bytes(*bytes.first_chunk().expect("32 bytes hold 16"));
     let high = i128::from_le_bytes(*bytes.last_chunk().expect("32 bytes hold 16"));

@@ -10,9 +10,11 @@ use super::decompress::{GROUP, decompress, shift_128};
 use super::equation::Equation;
 use super::field::Backend;
 use super::key_cache::{Cached, KeyCache};
-use super::point::{Extended, Niels};
+use super::point::Niels;
 use super::rule;
+use super::search::{Next, Search};
 use super::sha512::Inputs;
+use super::singles::Singles;
 
 /// The longest message that [`Batch::push`] takes, in bytes: what validators sign are digests.
 pub const MAX_MESSAGE: usize = 128;
@@ -29,8 +31,8 @@ const KEYS: usize = 200;
 const TERMS: usize = 300;
 /// The 2¹²⁸-folds of a vector of keys.
 const SHIFT: usize = 350;
-/// Judging one signature alone.
-const SINGLE: usize = 400;
+/// Choosing signatures to be judged by themselves.
+const CHOOSE: usize = 10;
 /// Drawing the conclusion from a sum.
 const FINISH: usize = 20;
 
@@ -54,7 +56,7 @@ pub enum Progress {
 ///
 /// The first [`step`](Self::step) after a push closes a **group** of all signatures that wait and begins to
 /// verify it. What is pushed meanwhile waits for the next group, so a loop can push at any time and group sizes
-/// follow the load. After `new` nothing is allocated, save for what curve25519-dalek needs inside one multiplication.
+/// follow the load. After `new` nothing is allocated.
 ///
 /// ```
 /// use shard_core::sigbatch::{Batch, Progress};
@@ -75,12 +77,11 @@ pub struct Batch {
     /// Those of the group in work, drawn as its terms come up.
     coefficients: Coefficients,
     equation: Equation,
-    /// Ranges that are known to hold a bad signature.
-    failed: Vec<Failed>,
-    /// The range whose left half's sum is in work, unless that sum is of terms that come up for the first time.
-    halving: Option<Failed>,
+    search: Search,
+    singles: Singles,
+    /// The terms that `singles` judges, in order.
+    judged: Vec<usize>,
     keys: KeyCache,
-    forgeries: ForgeryRate,
 }
 
 struct Item {
@@ -108,22 +109,11 @@ enum Stage {
     Shifting {
         next: usize,
     },
-    /// A sum is in work; terms before `next` have been in one.
-    Proving {
-        next: usize,
-    },
-    /// The terms of `range` are judged one by one; those before `next` have been in a sum or are in `range`.
-    Singles {
-        next: usize,
-        range: Range<usize>,
-    },
+    /// A sum is in work.
+    Proving,
+    /// Signatures are judged by themselves.
+    Singles,
     Done,
-}
-
-/// A range of terms whose sum is not zero.
-struct Failed {
-    range: Range<usize>,
-    sum: Extended,
 }
 
 impl Batch {
@@ -152,6 +142,7 @@ impl Batch {
     pub fn with_backend(backend: Backend, capacity: usize, seed: [u8; 32], cached_keys: usize) -> Self {
         assert!((1..=MAX_CAPACITY).contains(&capacity));
         let transcript = Transcript::new(&seed);
+        let equation = Equation::new(backend, capacity, &seed);
         Self {
             backend,
             capacity,
@@ -161,11 +152,11 @@ impl Batch {
             stage: Stage::Idle,
             coefficients: transcript.coefficients(),
             transcript,
-            equation: Equation::new(backend, capacity, &seed),
-            failed: Vec::with_capacity(MAX_HALVINGS),
-            halving: None,
+            search: Search::new(backend.lanes(), capacity),
+            singles: Singles::new(backend, equation.basepoint()),
+            judged: Vec::with_capacity(backend.lanes()),
+            equation,
             keys: KeyCache::new(cached_keys, &seed),
-            forgeries: ForgeryRate::default(),
         }
     }
 
@@ -221,8 +212,7 @@ impl Batch {
     }
 
     /// Does one slice of at most `budget` work units (see the [module](super)'s table), but at least one piece of
-    /// work while there is any. A half of a failed equation is one piece, and may exceed a budget that was
-    /// lowered since the equation was formed.
+    /// work while there is any.
     pub fn step(&mut self, budget: usize) -> Progress {
         self.slice(budget).0
     }
@@ -237,8 +227,8 @@ impl Batch {
         self.group.drain(..ready).map(|item| item.token).zip(self.valid.drain(..ready))
     }
 
-    /// [`step`](Self::step), and the work units it took.
-    fn slice(&mut self, budget: usize) -> (Progress, usize) {
+    /// [`step`](Self::step), and the work units it took, for several jobs that share a slice.
+    pub fn slice(&mut self, budget: usize) -> (Progress, usize) {
         let (budget, mut spent) = (budget.saturating_mul(UNIT), 0usize);
         loop {
             let cost = match self.next_cost() {
@@ -261,8 +251,8 @@ impl Batch {
             Stage::Preparing { keys: false, .. } => Ok(KEYS),
             Stage::Preparing { keys: true, .. } => Ok(TERMS),
             Stage::Shifting { .. } => Ok(SHIFT),
-            Stage::Proving { .. } => Ok(FINISH + self.equation.next_cost()),
-            Stage::Singles { .. } => Ok(SINGLE),
+            Stage::Proving => Ok(FINISH + self.equation.next_cost()),
+            Stage::Singles => Ok(CHOOSE + self.singles.next_cost()),
             Stage::Done => Err(Progress::Done),
         }
     }
@@ -272,15 +262,15 @@ impl Batch {
             Stage::Idle => self.open_group(),
             Stage::Preparing { next, keys } => self.prepare(next, keys),
             Stage::Shifting { next } => self.shift(next),
-            Stage::Proving { next } => self.prove(next),
-            Stage::Singles { next, range } => self.judge_one(next, range),
+            Stage::Proving => self.prove(),
+            Stage::Singles => self.judge_singles(),
             Stage::Done => {}
         }
     }
 
     /// Closes a group of all that waits.
     fn open_group(&mut self) {
-        assert!(self.group.is_empty() && self.failed.is_empty());
+        assert!(self.group.is_empty());
         mem::swap(&mut self.waiting, &mut self.group);
         self.valid.clear();
         self.valid.resize(self.group.len(), false);
@@ -377,45 +367,42 @@ impl Batch {
             signer.points = Some(points);
             self.keys.insert(&signer.key, points);
         }
-        self.stage =
-            if end < self.equation.signers.len() { Stage::Shifting { next: end } } else { self.proving(0) };
+        if end < self.equation.signers.len() {
+            self.stage = Stage::Shifting { next: end };
+        } else {
+            self.search.begin(self.equation.terms.len());
+            self.go_on();
+        }
     }
 
-    /// Does a piece of the sum in work and, when it is complete, draws the conclusion; `next` is the first term that has
-    /// not been in a sum.
-    fn prove(&mut self, next: usize) {
+    /// Does a piece of the sum in work and, when it is complete, draws the conclusion.
+    fn prove(&mut self) {
         if self.equation.step(&mut self.coefficients) {
-            self.stage = Stage::Proving { next };
+            self.stage = Stage::Proving;
             return;
         }
-        let (range, sum) = (self.equation.range(), self.equation.total());
-        let next = match self.halving.take() {
-            Some(whole) => {
-                // Right first: the left, pushed later, is split first, so verdicts come in order.
-                self.judge(range.end..whole.range.end, whole.sum.minus(sum));
-                self.judge(range, sum);
-                next
-            }
-            None => {
-                let end = range.end;
-                self.judge(range, sum);
-                end
-            }
-        };
-        self.stage = self.proving(next);
-    }
-
-    /// Draws the conclusion from a range's sum: all valid, one known to be bad, or to be halved.
-    fn judge(&mut self, range: Range<usize>, sum: Extended) {
-        if sum.is_zero_cofactored() {
+        for range in self.search.conclude(self.equation.range(), self.equation.total()) {
             for at in range {
                 self.accept(at);
             }
-        } else if range.len() == 1 {
-            self.forgeries.note(true);
-        } else {
-            self.failed.push(Failed { range, sum });
         }
+        self.go_on();
+    }
+
+    /// Does a piece of judging signatures by themselves.
+    fn judge_singles(&mut self) {
+        let Some(verdicts) = self.singles.step() else {
+            self.stage = Stage::Singles;
+            return;
+        };
+        for (place, valid) in verdicts.into_iter().enumerate().take(self.judged.len()) {
+            if valid {
+                self.accept(self.judged[place]);
+            } else {
+                self.search.note(false);
+            }
+        }
+        self.go_on();
     }
 
     /// Notes that the term at `at` is valid, and only then keeps its key: forgeries can't flush the cache.
@@ -428,84 +415,32 @@ impl Batch {
             signer.cached = true;
         }
         self.valid[term.item] = true;
-        self.forgeries.note(false);
+        self.search.note(true);
     }
 
-    /// Judges the first term of `range` alone.
-    fn judge_one(&mut self, next: usize, mut range: Range<usize>) {
-        if let Some(at) = range.next() {
-            let item = &self.group[self.equation.terms[at].item];
-            if rule::verify(&item.key, item.message(), &item.signature) {
-                self.accept(at);
-            } else {
-                self.forgeries.note(true);
+    /// Begins what is to be done next.
+    fn go_on(&mut self) {
+        self.stage = match self.search.next() {
+            Next::Sum(range) => {
+                self.equation.begin(range);
+                Stage::Proving
             }
-        }
-        self.stage = if range.is_empty() { self.proving(next) } else { Stage::Singles { next, range } };
-    }
-
-    /// Begins the next sum, if one is left to do; the terms before `next` have been in one. Returns the stage after it.
-    fn proving(&mut self, next: usize) -> Stage {
-        if let Some(whole) = self.failed.pop() {
-            if whole.range.len() <= self.singles() {
-                return Stage::Singles { next, range: whole.range };
+            Next::Singles => {
+                self.judged.clear();
+                self.judged.extend(self.search.doubtful());
+                self.singles.clear();
+                for &at in &self.judged {
+                    self.singles.push(self.equation.single(at));
+                }
+                Stage::Singles
             }
-            self.equation.begin(whole.range.start..whole.range.start + whole.range.len() / 2);
-            self.halving = Some(whole);
-            return Stage::Proving { next };
-        }
-        let range = next..self.equation.terms.len().min(next.saturating_add(self.forgeries.batch_limit()));
-        if range.is_empty() {
-            return Stage::Done;
-        }
-        if range.len() <= self.singles() {
-            return Stage::Singles { next: range.end, range };
-        }
-        self.equation.begin(range);
-        Stage::Proving { next }
-    }
-
-    /// Up to how many signatures are judged faster one by one than by a sum; measured.
-    fn singles(&self) -> usize {
-        match self.backend.lanes() {
-            1 => 6,
-            4 => 3,
-            _ => 1,
-        }
+            Next::Nothing => Stage::Done,
+        };
     }
 }
 
 /// Parts of a work unit in which pieces are counted.
 const UNIT: usize = 10;
-
-/// Failed ranges that wait at a time, at most: one for each halving of the largest group, and the last pair.
-const MAX_HALVINGS: usize = MAX_CAPACITY.ilog2() as usize + 2;
-
-/// The share of bad signatures among the last hundred or so that reached an equation.
-///
-/// Under a flood of forgeries large equations fail and are halved to the end, which costs more than small ones. So
-/// an equation holds no more signatures than are likely to be all good. This steers cost only, never a verdict.
-#[derive(Default)]
-struct ForgeryRate {
-    /// A moving average, in units of 2⁻¹⁶.
-    share: usize,
-}
-
-impl ForgeryRate {
-    const ONE: usize = 1 << 16;
-    /// Signatures over which the average forgets.
-    const MEMORY: usize = 64;
-
-    fn note(&mut self, bad: bool) {
-        self.share -= self.share / Self::MEMORY;
-        self.share += if bad { Self::ONE / Self::MEMORY } else { 0 };
-    }
-
-    /// How many signatures hold a quarter of a bad one on average: at least 1, and without limit if none was bad.
-    fn batch_limit(&self) -> usize {
-        (Self::ONE / (4 * self.share + 1)).max(1)
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -559,15 +494,5 @@ mod tests {
             run(&good);
         }
         assert_eq!(run(&good), Some(true), "a key used often gets its multiple");
-    }
-
-    #[test]
-    fn forgeries_make_equations_short_and_honest_ones_long_again() {
-        let mut rate = ForgeryRate::default();
-        assert!(rate.batch_limit() >= MAX_CAPACITY);
-        (0..200).for_each(|i| rate.note(i % 2 == 0));
-        assert_eq!(rate.batch_limit(), 1);
-        (0..1000).for_each(|_| rate.note(false));
-        assert!(rate.batch_limit() >= 256);
     }
 }

@@ -16,8 +16,9 @@
 //! [8] ( Σ [zᵢ]Rᵢ + Σ [zᵢkᵢ]Aᵢ − [Σ zᵢsᵢ]B ) = 0          the terms of one signer are merged
 //! ```
 //!
-//! A set that fails is halved until the bad signatures are found. The right half's sum is the difference of
-//! the whole's and the left half's, so each halving computes one half only.
+//! A set that fails is halved. The right half's sum is the difference of the whole's and the left half's, so each halving
+//! computes one half only. What is left in doubt is judged signature by signature, one to a lane, without coefficients; where
+//! forgeries are many everything is, so that a flood of them costs a bounded factor (`search` and `singles`).
 //!
 //! # A job in slices
 //!
@@ -34,7 +35,8 @@
 //! | `msm` | the sum, by Pippenger's algorithm, each lane in windows of its own |
 //! | `key_cache` | keys of valid signatures, ready to be added |
 //! | `equation`, `coefficients` | terms, one for each signer and one for each R |
-//! | `job` | slices, halving, verdicts |
+//! | `search`, `singles` | which signatures to judge together and which alone; as many alone at a time as there are lanes |
+//! | `job` | slices, verdicts |
 //!
 //! `cargo run --release -p perf -- sig` measures it beside ed25519-dalek.
 //!
@@ -42,6 +44,7 @@
 
 mod coefficients;
 mod decompress;
+mod digits;
 mod equation;
 mod field;
 mod job;
@@ -49,7 +52,9 @@ mod key_cache;
 mod msm;
 mod point;
 mod rule;
+mod search;
 mod sha512;
+mod singles;
 
 pub use field::Backend;
 pub use job::{Batch, BatchFull, MAX_CAPACITY, MAX_MESSAGE, Progress};

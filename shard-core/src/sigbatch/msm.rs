@@ -15,11 +15,10 @@
 //! into place. That is dearer only by the buckets.
 #![allow(clippy::cast_possible_truncation, reason = "windows, digits and rows are below 2¹⁶")]
 
+use super::digits::{Cut, Digits, SCALAR_BITS};
 use super::field::{Backend, Kernel, MAX_LANES, Rows};
 use super::point::{self, Extended, Niels};
 
-/// Bits of a scalar, its sign included.
-const SCALAR_BITS: u32 = 128;
 /// Digits of the widest windows.
 const MAX_BITS: u32 = 8;
 /// Digits of the narrowest.
@@ -28,78 +27,13 @@ const MIN_BITS: u32 = 3;
 const POINTS_PER_PIECE: usize = 64;
 const BUCKETS_PER_PIECE: usize = 24;
 
-/// How scalars are cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Cut {
-    bits: u32,
-}
-
-impl Cut {
-    /// The cut that costs least for `terms` terms.
-    fn best(terms: usize, lanes: usize) -> Self {
-        let cost = |cut: &Self| {
-            // In multiplications: 7 to add a point to a bucket, 18 to sum up a bucket.
-            cut.windows().next_multiple_of(lanes) * (7 * terms + 18 * cut.half())
-        };
-        (MIN_BITS..=MAX_BITS).map(|bits| Self { bits }).min_by_key(cost).expect("a range that is not empty")
-    }
-
-    fn windows(self) -> usize {
-        SCALAR_BITS.div_ceil(self.bits) as usize
-    }
-
-    /// The largest digit.
-    fn half(self) -> usize {
-        1 << (self.bits - 1)
-    }
-
-    /// Rows of a lane's buckets: one for each digit's absolute value. That of 0 is never read.
-    fn rows(self) -> usize {
-        self.half() + 1
-    }
-
-    /// Bits below the top window.
-    fn below_top(self) -> u32 {
-        SCALAR_BITS - (SCALAR_BITS - 1) % self.bits - 1
-    }
-}
-
-/// A scalar ready to be cut: windows below the top one are offset by half their range, so that digits come out without
-/// a carry from one to the next.
-#[derive(Clone, Copy)]
-struct Digits {
-    cut: Cut,
-    low: u128,
-    top: i32,
-}
-
-impl Digits {
-    #[inline(always)]
-    fn new(cut: Cut, scalar: i128) -> Self {
-        let below = cut.below_top();
-        let mask = (1u128 << below) - 1;
-        // half · (1 + 2ᶜ + 2²ᶜ + …), below the top window
-        let offset = (mask / ((1 << cut.bits) - 1)) << (cut.bits - 1);
-        let low = (scalar.cast_unsigned() & mask) + offset;
-        let carry = low >> below;
-        let top = (scalar >> below) + carry.cast_signed();
-        Self { cut, low: low & mask, top: top as i32 }
-    }
-
-    /// The digit of `window`; 0 of one that does not exist.
-    #[inline(always)]
-    fn get(self, window: usize) -> i32 {
-        let shift = window as u32 * self.cut.bits;
-        let below = self.cut.below_top();
-        if shift < below {
-            let window = (self.low >> shift) as u32 & ((1 << self.cut.bits) - 1);
-            window as i32 - (1 << (self.cut.bits - 1))
-        } else if shift == below {
-            self.top
-        } else {
-            0
-        }
-    }
+/// The cut that costs least for `terms` terms.
+fn best_cut(terms: usize, lanes: usize) -> Cut {
+    let cost = |cut: &Cut| {
+        // In multiplications: 7 to add a point to a bucket, 18 to sum up a bucket.
+        cut.windows().next_multiple_of(lanes) * (7 * terms + 18 * cut.half())
+    };
+    (MIN_BITS..=MAX_BITS).map(|bits| Cut { bits }).min_by_key(cost).expect("a range that is not empty")
 }
 
 /// Points with their scalars.
@@ -203,7 +137,7 @@ impl Msm {
     fn start_half(&mut self, high: bool) {
         self.at_high = high;
         let terms = if high { &self.high } else { &self.low };
-        self.cut = Cut::best(terms.points.len(), self.backend.lanes());
+        self.cut = best_cut(terms.points.len(), self.backend.lanes());
         self.windows.clear();
         self.piece = Piece::Clear { window: 0 };
     }

@@ -29,6 +29,13 @@ impl Extended {
         Self(point.map(One::element))
     }
 
+    /// The affine `point`.
+    #[cfg(test)]
+    pub(super) fn from_niels(point: Niels) -> Self {
+        let point = point.0.map(|x| One::splat((), &x));
+        Self::from_lane(add_niels(identity(()), point))
+    }
+
     /// `self − other`.
     pub(super) fn minus(self, other: Self) -> Self {
         let negative = negate((), other.to_lane());
@@ -40,9 +47,13 @@ impl Extended {
     /// It makes reducing scalars mod `l` harmless for points with a torsion part: they differ by a multiple of `l`, and
     /// `[8][l]P = 0` for every `P`.
     pub(super) fn is_zero_cofactored(self) -> bool {
-        let [x, y, z, _] = double(double(double(self.to_lane())));
-        let bytes = |x: One| x.element().to_bytes();
-        bytes(x) == [0; 32] && bytes(y) == bytes(z)
+        Self::from_lane(double(double(double(self.to_lane())))).is_identity()
+    }
+
+    /// Whether this is the identity.
+    pub(super) fn is_identity(self) -> bool {
+        let [x, y, z, _] = self.0.map(Element::to_bytes);
+        x == [0; 32] && y == z
     }
 }
 
@@ -103,6 +114,34 @@ pub(super) struct Prepared<L> {
 pub(super) fn prepare<L: Lanes>(cpu: L::Cpu, point: Points<L>) -> Prepared<L> {
     let [x, y, z, t] = point;
     Prepared { sum: y.add(x), difference: y.sub(x), z, product: t.mul(L::splat(cpu, &Element::D2)) }
+}
+
+impl<L: Lanes> Prepared<L> {
+    /// As four tight elements, for memory.
+    #[inline(always)]
+    pub(super) fn to_row(self) -> Points<L> {
+        [self.sum.carry(), self.difference.carry(), self.z, self.product]
+    }
+
+    /// What [`to_row`](Self::to_row) gave.
+    #[inline(always)]
+    pub(super) fn from_row(row: Points<L>) -> Self {
+        let [sum, difference, z, product] = row;
+        Self { sum, difference, z, product }
+    }
+
+    /// The negative points in the lanes whose bit is set; of tight elements.
+    #[inline(always)]
+    pub(super) fn negate(self, cpu: L::Cpu, mask: u32) -> Self {
+        let Self { sum, difference, z, product } = self;
+        let negative = L::splat(cpu, &Element::ZERO).sub(product).carry();
+        Self {
+            sum: sum.select(difference, mask),
+            difference: difference.select(sum, mask),
+            z,
+            product: product.select(negative, mask),
+        }
+    }
 }
 
 /// The double of `point`: 4 multiplications and 4 squares.

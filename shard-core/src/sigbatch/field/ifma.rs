@@ -11,53 +11,12 @@
 )]
 
 use std::arch::x86_64::*;
-use std::ops::{Add, BitAnd, Sub};
 
 use super::{Element, Kernel, LOW_51, Lanes, MAX_LANES, Rows, Words};
 use crate::sigbatch::point::{Extended, Niels};
 
-/// Shows that the machine has AVX-512 F and IFMA.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::sigbatch) struct Cpu(());
-
-impl Cpu {
-    pub(super) fn detect() -> Option<Self> {
-        let found = std::arch::is_x86_feature_detected!("avx512f")
-            && std::arch::is_x86_feature_detected!("avx512ifma")
-            && std::arch::is_x86_feature_detected!("avx2");
-        found.then_some(Self(()))
-    }
-
-    /// Runs `kernel`, compiled for AVX-512.
-    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx512f,avx512ifma,avx2")]
-        fn compiled<K: Kernel>(cpu: Cpu, kernel: K) -> K::Output {
-            kernel.run::<Eight>(cpu)
-        }
-        // SAFETY: a `Cpu` exists, so the machine has the features.
-        unsafe { compiled(self, kernel) }
-    }
-}
-
-/// Eight unsigned 64-bit numbers.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-pub(in crate::sigbatch) struct V(__m512i);
-
-macro_rules! operators {
-    ($($trait:ident $function:ident $intrinsic:ident;)*) => { $(
-        impl $trait for V {
-            type Output = V;
-            #[inline(always)]
-            fn $function(self, other: V) -> V {
-                // SAFETY: a `V` exists, so the machine has AVX-512.
-                V(unsafe { $intrinsic(self.0, other.0) })
-            }
-        }
-    )* };
-}
-
-operators! {
+machine! {
+    ["avx512f" "avx512ifma" "avx2"]; Eight; __m512i;
     Add add _mm512_add_epi64;
     Sub sub _mm512_sub_epi64;
     BitAnd bitand _mm512_and_si512;

@@ -22,6 +22,50 @@
 //!
 //! Nothing here is in constant time: it is for verifying, where all inputs are public.
 
+/// What the modules of vectors share: `Cpu`, which shows that the machine has the instructions; kernels compiled for them; `V`,
+/// a register of 64-bit numbers, and its operators. Only those modules can make a `Cpu` or a `V`.
+#[cfg(target_arch = "x86_64")]
+macro_rules! machine {
+    ([$($feature:tt)+]; $lanes:ident; $register:ty; $($trait:ident $function:ident $intrinsic:ident;)*) => {
+        /// Shows that the machine has the instructions.
+        #[derive(Clone, Copy, Debug)]
+        pub(in crate::sigbatch) struct Cpu(());
+
+        impl Cpu {
+            pub(super) fn detect() -> Option<Self> {
+                let found = $(std::arch::is_x86_feature_detected!($feature))&&+;
+                found.then_some(Self(()))
+            }
+
+            /// Runs `kernel`, compiled for these instructions.
+            pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+                #[target_feature($(enable = $feature),+)]
+                fn compiled<K: Kernel>(cpu: Cpu, kernel: K) -> K::Output {
+                    kernel.run::<$lanes>(cpu)
+                }
+                // SAFETY: a `Cpu` exists, so the machine has the features.
+                unsafe { compiled(self, kernel) }
+            }
+        }
+
+        /// Unsigned 64-bit numbers, as many as fit into a register.
+        #[derive(Clone, Copy)]
+        #[repr(transparent)]
+        pub(in crate::sigbatch) struct V($register);
+
+        $(
+            impl std::ops::$trait for V {
+                type Output = V;
+                #[inline(always)]
+                fn $function(self, other: V) -> V {
+                    // SAFETY: a `V` exists, so the machine has the features.
+                    V(unsafe { $intrinsic(self.0, other.0) })
+                }
+            }
+        )*
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
