@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use dag::{Block, Transaction};
-use perf::exec::{Population, Shard};
+use shard_core::measure::{Population, Shard};
 
 /// A transfer: format checks alone, and with the hash that names it.
 fn transaction(criterion: &mut Criterion) {

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use perf::exec::{Executed, Population, Shard};
+use shard_core::measure::{Executed, Population, Shard};
 
 const ACCOUNTS: usize = 1_000_000 / 16;
 const BLOCK: usize = 256;

@@ -9,33 +9,31 @@ use std::{
 };
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use dag::{Address, Hash, hash::Domain};
+use dag::{Address, Block, Hash, hash::Domain};
 use shard_core::{
     Config, Loader, Table,
-    measure::{self, Setup},
+    execute::CHECKPOINT_BLOCKS,
+    measure::{Population, Shard},
 };
 
 const ACCOUNTS: usize = 1_000_000;
 
-/// Nanoseconds for one transfer: criterion's «element» is one.
+/// Nanoseconds for one transfer: criterion's «element» is one. Each round goes to the next checkpoint of all tables.
 fn transfers(c: &mut Criterion) {
     let mut group = c.benchmark_group("execute/transfer, 1 M accounts");
     group.sample_size(10).throughput(Throughput::Elements(1));
     for (tables, block) in [(1, 1024), (16, 1024), (16, 256)] {
+        let mut shard = Shard::genesis(Population::draw(ACCOUNTS, tables, 1));
         group.bench_function(format!("{tables} tables, blocks of {block}"), |b| {
             b.iter_custom(|iterations| {
-                let start = Instant::now();
-                let mut clock = || u64::try_from(start.elapsed().as_nanos()).expect("centuries");
-                let setup = Setup { accounts: ACCOUNTS, tables, block, transfers: 1 << 20 };
-                let figures = measure::execution(&setup, &mut clock);
-                println!(
-                    "  {:.0} ns/transfer, {:.1} B/account, {} checkpoints, longest slice {} µs",
-                    figures.per_transfer(),
-                    figures.per_account(),
-                    figures.checkpoints,
-                    figures.longest_slice / 1000,
-                );
-                Duration::from_secs_f64(figures.per_transfer() * iterations as f64 / 1e9)
+                let (mut time, mut transfers) = (Duration::ZERO, 0);
+                for _ in 0..CHECKPOINT_BLOCKS {
+                    let blocks: Vec<Block> = (0..tables).map(|table| shard.propose(table, block)).collect();
+                    let start = Instant::now();
+                    transfers += blocks.iter().map(|block| shard.execute(block).transfers).sum::<usize>();
+                    time += start.elapsed();
+                }
+                time.mul_f64(iterations as f64 / transfers as f64)
             });
         });
     }

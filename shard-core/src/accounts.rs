@@ -1,8 +1,10 @@
 //! A table's accounts: an array of leaves in order of creation, an index by address, and the tree over both.
 //!
-//! An account costs 88 bytes for its leaf, 16 for the stored part of the tree, and 6 to 12 for the index, which holds
+//! An account costs 88 bytes for its leaf, 64 for its part of the tree, and 6 to 12 for the index, which holds
 //! positions only and compares addresses in the array. The array grows by whole chunks, so nothing is copied and no room
 //! is kept in reserve; the index is cut into parts, so no single insertion has to move more than a part.
+
+use std::hint::black_box;
 
 use ahash::RandomState;
 use dag::{
@@ -83,7 +85,7 @@ pub enum ProofError {
     /// Never paid.
     #[error("no such account")]
     Unknown,
-    /// It, or a neighbour, has changed since the last checkpoint.
+    /// It has changed since the last checkpoint.
     #[error("changed since the last checkpoint: ask again after the next one")]
     Changed,
 }
@@ -145,7 +147,11 @@ impl Accounts {
             guesses[at] = self.index.parts[Index::part(hash)].find(hash, |_| true).copied();
         }
         for (guess, address) in guesses.iter_mut().zip(addresses) {
-            if guess.is_some_and(|position| self.leaf(position).address != *address) {
+            let Some(position) = *guess else { continue };
+            let leaf = self.leaf(position);
+            // A leaf lies on two lines of the cache: what is read here comes while the others do.
+            black_box(leaf.balance);
+            if leaf.address != *address {
                 *guess = self.position(address);
             }
         }
@@ -228,7 +234,7 @@ impl Accounts {
     /// Proves an account against the root as of the last finished [`hash_step`](Self::hash_step).
     pub fn prove(&self, address: &Address) -> Result<AccountProof, ProofError> {
         let position = self.position(address).ok_or(ProofError::Unknown)?;
-        let path = self.tree.path(&self.leaves, position as usize).ok_or(ProofError::Changed)?;
+        let path = self.tree.path(position as usize).ok_or(ProofError::Changed)?;
         let (leaf, accounts) = (*self.leaf(position), self.tree.len() as u64);
         Ok(AccountProof { leaf, position: position.into(), accounts, path })
     }
@@ -316,24 +322,22 @@ mod tests {
         accounts.hash_all();
         accounts.leaf_mut(1).balance = 5;
         accounts.position_or_create(&address(9));
-        assert_eq!(
-            accounts.prove(&address(0)),
-            Err(ProofError::Changed),
-            "it shares a group with the changed one"
-        );
+        assert_eq!(accounts.prove(&address(1)), Err(ProofError::Changed));
+        // Its neighbour's hash in the proof is that under the root, not that of now.
+        assert_eq!(accounts.prove(&address(0)).unwrap().root(), Some(accounts.root()));
         assert_eq!(accounts.prove(&address(4)).unwrap().root(), Some(accounts.root()));
         assert_eq!(accounts.prove(&address(9)), Err(ProofError::Changed));
         assert_eq!(accounts.prove(&address(10)), Err(ProofError::Unknown));
     }
 
     #[test]
-    fn an_account_costs_less_than_128_bytes() {
+    fn an_account_costs_less_than_176_bytes() {
         // Sizes around those at which the index has just grown, where it is at its widest.
         for count in [30_000, 58_000, 62_500, 120_000] {
             let mut accounts = filled(count);
             accounts.hash_all();
             let each = accounts.memory() as f64 / count as f64;
-            assert!(each <= 128.0, "{each} bytes for each of {count}");
+            assert!(each <= 176.0, "{each} bytes for each of {count}");
         }
     }
 }

@@ -213,7 +213,7 @@ impl Table {
     }
 
     /// Goes on with the block, for about `budget` operations. An operation is a debit, a credit, a receipt, or the hashing
-    /// of four accounts: about ¼ µs. A transaction is never split. Returns the outcome at the end; `None` before it, and
+    /// of four nodes of the tree: about ¼ µs. A transaction is never split. Returns the outcome at the end; `None` before it, and
     /// where no block is being executed.
     ///
     /// # Panics

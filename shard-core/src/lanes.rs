@@ -38,27 +38,31 @@ impl Lanes {
     /// # Panics
     /// Where there are more than [`LANES`] records, or fewer places for hashes than records.
     pub fn hash<const N: usize>(&self, records: &[[u8; N]], hashes: &mut [Hash]) {
-        const { assert!(N.is_multiple_of(64) && N > 0 && N <= 1024) };
-        let count = records.len();
-        assert!(count <= LANES && count <= hashes.len());
-        if count == 0 {
-            return;
-        }
-        let mut inputs = [&records[0]; LANES];
-        for (input, record) in inputs.iter_mut().zip(records) {
+        let Some(first) = records.first() else { return };
+        let mut inputs = [first; LANES];
+        for (input, record) in inputs[..records.len()].iter_mut().zip(records) {
             *input = record;
         }
+        let out = self.hash_at(&inputs[..records.len()]);
+        for (hash, bytes) in hashes[..records.len()].iter_mut().zip(out) {
+            *hash = Hash(bytes);
+        }
+    }
+
+    /// Hashes records of `N` bytes where they lie. Places after the last record's are zero.
+    ///
+    /// # Panics
+    /// Where there are more than [`LANES`] records.
+    pub fn hash_at<const N: usize>(&self, records: &[&[u8; N]]) -> [[u8; 32]; LANES] {
+        const { assert!(N.is_multiple_of(64) && N > 0 && N <= 1024) };
+        let mut out = [[0; 32]; LANES];
         // Flags go on every block but those of the end only on the last, which for a single block is the first too.
         let (flags, end) =
             if N == 64 { (KEYED_HASH | ROOT, CHUNK_END) } else { (KEYED_HASH, CHUNK_END | ROOT) };
-        let mut out = [0; 32 * LANES];
+        let bytes = out[..records.len()].as_flattened_mut();
         let no = IncrementCounter::No;
-        let out = &mut out[..32 * count];
-        self.platform.hash_many(&inputs[..count], &self.key, 0, no, flags, CHUNK_START, end, out);
-        let (out, _) = out.as_chunks::<32>();
-        for (hash, bytes) in hashes.iter_mut().zip(out) {
-            *hash = Hash(*bytes);
-        }
+        self.platform.hash_many(records, &self.key, 0, no, flags, CHUNK_START, end, bytes);
+        out
     }
 }
 

@@ -1,173 +1,124 @@
-//! Measures execution: transfers between uniformly random accounts, in blocks, receipts and checkpoints included.
-//!
-//! The signatures are left out, as execution does not look at them.
+//! The tables of a shard with nothing around them, to measure execution: blocks of transfers between random accounts as a
+//! primary makes them, executed as a validator does. No signatures, votes, log or sockets.
 
-use bytes::Bytes;
+use crate::{Config, Outcome, Table};
 use dag::{
-    Address, Hash, Transaction,
-    table_block::{BlockBuilder, BlockHeader, MAX_TRANSACTIONS},
+    Address, Block, Hash, TableId, Transaction,
+    table_block::{BlockBuilder, BlockHeader},
+    transaction::TRANSFER_SIZE,
     wire::Put,
 };
 
-use crate::{Config, Delivery, Table, execute::CHECKPOINT_BLOCKS};
-
-/// Operations of one slice.
+/// A core executes so many operations in a slice, then looks at its sockets.
 const SLICE: usize = 256;
-/// What each account begins with, in micro-TOP: more than it can spend.
+/// Receipts that a primary lets into a block.
+const MAX_RECEIPTS: usize = 6_000;
+/// What each account has: more than it can spend.
 const BALANCE: u64 = 1 << 40;
+const CHAIN: u64 = 1;
 
-/// What is measured.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Setup {
-    /// Accounts over all tables.
-    pub accounts: usize,
-    /// Tables: a power of two. With one, every payee is of the sender's table.
-    pub tables: u16,
-    /// Transfers of one block.
-    pub block: usize,
-    /// Transfers at least. Whole rounds are done, each up to the next checkpoint of every table.
-    pub transfers: u64,
+/// An account that pays.
+#[derive(Clone, Copy, Debug)]
+struct Sender {
+    address: Address,
+    sequence: u64,
 }
 
-/// What came out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Figures {
-    /// Transfers executed, credited in the payee's table but for the last block's.
-    pub transfers: u64,
-    /// Time that they took, with all that execution does: checkpoints too.
-    pub nanoseconds: u64,
-    /// Checkpoints among it.
-    pub checkpoints: u64,
-    /// Longest slice.
-    pub longest_slice: u64,
-    /// Memory of accounts, index and tree.
-    pub account_bytes: u64,
-    /// Accounts at the end.
-    pub accounts: u64,
-}
-
-impl Figures {
-    /// Nanoseconds for one transfer.
-    pub fn per_transfer(&self) -> f64 {
-        self.nanoseconds as f64 / self.transfers as f64
-    }
-
-    /// Bytes for one account.
-    pub fn per_account(&self) -> f64 {
-        self.account_bytes as f64 / self.accounts as f64
-    }
-}
-
-/// Runs it. `clock` gives monotonic nanoseconds.
-///
-/// # Panics
-/// Where the setup makes no sense: no accounts, blocks larger than they may be, a table count that is no power of two.
-pub fn execution(setup: &Setup, clock: &mut dyn FnMut() -> u64) -> Figures {
-    assert!(setup.accounts > 1 && (1..=MAX_TRANSACTIONS).contains(&setup.block));
-    let mut bench = Bench::new(setup);
-    let mut figures = Figures::default();
-    while figures.transfers < setup.transfers {
-        for _ in 0..CHECKPOINT_BLOCKS {
-            for at in 0..bench.tables.len() {
-                bench.execute_block(at, setup.block, clock, &mut figures);
-            }
-        }
-    }
-    for table in &bench.tables {
-        figures.account_bytes += table.accounts().memory() as u64;
-        figures.accounts += table.accounts().len() as u64;
-    }
-    figures
-}
-
-struct Bench {
-    tables: Vec<Table>,
-    /// By table: its accounts, with their last sequence.
-    senders: Vec<Vec<(Address, u64)>>,
+/// Accounts that exist before there are tables, so that the tables' memory can be told from theirs.
+#[derive(Debug)]
+pub struct Population {
+    /// By table.
+    senders: Vec<Vec<Sender>>,
+    /// All of them.
     payees: Vec<Address>,
     random: SplitMix,
 }
 
-impl Bench {
-    fn new(setup: &Setup) -> Bench {
-        let mut random = SplitMix(1);
-        let payees: Vec<Address> = (0..setup.accounts).map(|_| random.address()).collect();
-        let mut senders = vec![Vec::new(); usize::from(setup.tables)];
-        for address in &payees {
-            senders[usize::from(address.table(setup.tables))].push((*address, 0));
+impl Population {
+    /// `count` random accounts for `tables` tables.
+    ///
+    /// # Panics
+    /// Where the table count is no power of two, or a table gets no account.
+    pub fn draw(count: usize, tables: u16, seed: u64) -> Population {
+        let mut random = SplitMix(seed);
+        let share = count / usize::from(tables);
+        // Never moved while it grows: freed memory would be taken for the tables'.
+        let room = share + share / 8 + 1024;
+        let mut senders: Vec<Vec<Sender>> = (0..tables).map(|_| Vec::with_capacity(room)).collect();
+        let mut payees = Vec::with_capacity(count);
+        for _ in 0..count {
+            let address = random.address();
+            senders[usize::from(address.table(tables))].push(Sender { address, sequence: 0 });
+            payees.push(address);
         }
-        let table = |(id, senders): (u16, &Vec<(Address, u64)>)| {
-            let config = Config { chain: 1, epoch: 0, id, tables: setup.tables, index_seed: 1 };
-            Table::genesis(config, Hash::ZERO, 0, senders.iter().map(|(address, _)| (*address, BALANCE)))
+        assert!(senders.iter().all(|senders| !senders.is_empty()), "{count} accounts for {tables} tables");
+        Population { senders, payees, random }
+    }
+}
+
+/// What [`Shard::execute`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Executed {
+    /// Transfers of the block.
+    pub transfers: usize,
+    /// Whether a checkpoint was due after it, so that the state was hashed.
+    pub checkpoint: bool,
+}
+
+/// A shard's tables in one place.
+#[derive(Debug)]
+pub struct Shard {
+    tables: Vec<Table>,
+    population: Population,
+    /// µs, as the blocks say.
+    now: u64,
+}
+
+impl Shard {
+    /// All accounts with money, no block yet.
+    pub fn genesis(population: Population) -> Shard {
+        let tables = u16::try_from(population.senders.len()).expect("table numbers are 16 bits");
+        let table = |(id, senders): (TableId, &Vec<Sender>)| {
+            let config = Config { chain: CHAIN, epoch: 0, id, tables, index_seed: 1 };
+            let allocations = senders.iter().map(|sender| (sender.address, BALANCE));
+            Table::genesis(config, Hash::ZERO, 0, allocations)
         };
-        let tables = (0..setup.tables).zip(&senders).map(table).collect();
-        Bench { tables, senders, payees, random }
+        let tables = (0..tables).zip(&population.senders).map(table).collect();
+        Shard { tables, population, now: 0 }
     }
 
-    fn execute_block(
-        &mut self,
-        at: usize,
-        transfers: usize,
-        clock: &mut dyn FnMut() -> u64,
-        figures: &mut Figures,
-    ) {
-        if self.senders[at].is_empty() {
-            return;
-        }
-        let block = self.block(at, transfers);
-        let table = &mut self.tables[at];
-        let start = clock();
-        table.begin(block).expect("the block follows, and refers to what was delivered");
-        let mut before = start;
-        let outcome = loop {
-            let outcome = table.step(SLICE);
-            let now = clock();
-            figures.longest_slice = figures.longest_slice.max(now - before);
-            before = now;
-            if let Some(outcome) = outcome {
-                break outcome;
-            }
-        };
-        assert!(outcome.failed.is_empty(), "every account can pay");
-        self.deliver(outcome.deliveries);
-        figures.nanoseconds += clock() - start;
-        figures.transfers += outcome.codes.len() as u64;
-        figures.checkpoints += u64::from(outcome.checkpoint.is_some());
+    /// The tables.
+    pub fn tables(&self) -> &[Table] {
+        &self.tables
     }
 
-    fn deliver(&mut self, deliveries: Vec<Delivery>) {
-        for delivery in deliveries {
-            let inbox = self.tables[usize::from(delivery.to)].inbox_mut();
-            inbox.on_delivery(delivery).expect("deliveries follow one another");
-        }
+    /// Lets time pass, µs.
+    pub fn pass(&mut self, time: u64) {
+        self.now += time;
     }
 
-    fn block(&mut self, at: usize, transfers: usize) -> dag::Block {
+    /// The next block of a table: transfers from its accounts to any, and whatever other tables have for it.
+    ///
+    /// # Panics
+    /// There is no such table, or the last block that it proposed has not been executed.
+    pub fn propose(&mut self, table: TableId, transfers: usize) -> Block {
         let mut builder = BlockBuilder::new();
-        let table = &mut self.tables[at];
-        table.proposable(usize::MAX).into_iter().for_each(|reference| builder.push_inbox(reference));
+        let references = self.tables[usize::from(table)].proposable(MAX_RECEIPTS);
+        references.into_iter().for_each(|reference| builder.push_inbox(reference));
         for _ in 0..transfers {
-            let payee = self.payees[self.random.below(self.payees.len())];
-            let sender = self.random.below(self.senders[at].len());
-            let (sender, sequence) = &mut self.senders[at][sender];
-            if payee == *sender {
-                continue;
-            }
-            *sequence += 1;
-            let record = unsigned_transfer(sender, *sequence, &payee);
+            let record = self.transfer(table);
             let transaction = Transaction::parse(&record).expect("well-formed");
-            if !builder.push(transaction.id(), &transaction) {
-                break;
-            }
+            assert!(builder.push(transaction.id(), &transaction), "{transfers} transfers fit a block");
         }
+        let table = &self.tables[usize::from(table)];
         let meta = table.meta();
         builder.seal(BlockHeader {
-            chain: table.config().chain,
-            epoch: table.config().epoch,
+            chain: CHAIN,
+            epoch: 0,
             table: table.config().id,
             height: meta.height + 1,
             view: 0,
-            time: meta.time,
+            time: self.now,
             proposer: 0,
             parent: meta.block,
             transactions_root: Hash::ZERO,
@@ -176,24 +127,61 @@ impl Bench {
             checkpoint: Hash::ZERO,
         })
     }
-}
 
-/// A transfer of one micro-TOP with zeros for a signature.
-fn unsigned_transfer(sender: &Address, sequence: u64, payee: &Address) -> Bytes {
-    let mut record = Vec::with_capacity(dag::transaction::TRANSFER_SIZE);
-    record.put(&[1, 1, 1, 0]);
-    record.put_u32(0);
-    record.put_u64(1);
-    record.put_u64(sequence);
-    record.put_u64(0);
-    record.put(sender.as_bytes());
-    record.put(payee.as_bytes());
-    record.put_u64(1);
-    record.put(&[0; 64]);
-    record.into()
+    /// A transfer from a random account of the table to a random one of all, with zeros for a signature: execution comes
+    /// after verification and never looks at it.
+    fn transfer(&mut self, table: TableId) -> [u8; TRANSFER_SIZE] {
+        let Population { senders, payees, random } = &mut self.population;
+        let senders = &mut senders[usize::from(table)];
+        let sender = random.below(senders.len());
+        let sender = &mut senders[sender];
+        let payee = loop {
+            let payee = payees[random.below(payees.len())];
+            if payee != sender.address {
+                break payee;
+            }
+        };
+        sender.sequence += 1;
+        let mut record = Vec::with_capacity(TRANSFER_SIZE);
+        record.put(&[1, 1, 1, 0]);
+        record.put_u32(0);
+        record.put_u64(CHAIN);
+        record.put_u64(sender.sequence);
+        record.put_u64(0);
+        record.put(sender.address.as_bytes());
+        record.put(payee.as_bytes());
+        record.put_u64(1);
+        record.put(&[0; 64]);
+        record.try_into().expect("the layout of a transfer")
+    }
+
+    /// Executes a block to its end, slice by slice, and brings what it has for other tables to these.
+    ///
+    /// # Panics
+    /// The block does not follow, or one of its transfers fails.
+    pub fn execute(&mut self, block: &Block) -> Executed {
+        let Outcome { codes, failed, deliveries, checkpoint, .. } = self.run(block);
+        assert!(failed.is_empty(), "every account can pay");
+        for delivery in deliveries {
+            let inbox = self.tables[usize::from(delivery.to)].inbox_mut();
+            inbox.on_delivery(delivery).expect("deliveries come in order");
+        }
+        Executed { transfers: codes.len(), checkpoint: checkpoint.is_some() }
+    }
+
+    fn run(&mut self, block: &Block) -> Outcome {
+        let table = &mut self.tables[usize::from(block.header().table)];
+        table.begin(block.clone()).expect("it follows, and refers to what was delivered");
+        loop {
+            if let Some(outcome) = table.step(SLICE) {
+                return outcome;
+            }
+        }
+    }
 }
 
 /// Steele, Lea, Flood: Fast splittable pseudorandom number generators (2014).
+#[derive(Debug)]
 struct SplitMix(u64);
 
 impl SplitMix {
@@ -217,19 +205,42 @@ impl SplitMix {
 
 #[cfg(test)]
 mod tests {
+    use crate::execute::CHECKPOINT_BLOCKS;
+
     use super::*;
 
     #[test]
-    fn a_small_run_executes_what_it_says() {
-        let mut time = 0;
-        let mut clock = || {
-            time += 1;
-            time
+    fn money_moves_between_tables_and_stays() {
+        let mut shard = Shard::genesis(Population::draw(400, 4, 7));
+        let mut executed = 0;
+        for _ in 0..10 {
+            let blocks: Vec<Block> = (0..4).map(|table| shard.propose(table, 5)).collect();
+            for block in &blocks {
+                let done = shard.execute(block);
+                assert_eq!(done, Executed { transfers: 5, checkpoint: false });
+                executed += done.transfers;
+            }
+        }
+        assert_eq!(executed, 200);
+        let received: u64 =
+            shard.tables().iter().flat_map(|t| &t.meta().peers).map(|peer| peer.applied).sum();
+        let sent: u64 = shard.tables().iter().flat_map(|t| &t.meta().peers).map(|peer| peer.sent).sum();
+        assert!(received > 0 && received <= sent && sent < 200, "{received} of {sent} receipts");
+    }
+
+    #[test]
+    fn checkpoints_come_after_blocks_or_time() {
+        let mut shard = Shard::genesis(Population::draw(50, 1, 7));
+        let next = |shard: &mut Shard| {
+            let block = shard.propose(0, 1);
+            shard.execute(&block).checkpoint
         };
-        let setup = Setup { accounts: 500, tables: 4, block: 10, transfers: 1 };
-        let figures = execution(&setup, &mut clock);
-        assert_eq!(figures.checkpoints, 4);
-        assert!((5000..=5120).contains(&figures.transfers), "{figures:?}");
-        assert_eq!(figures.accounts, 500);
+        for height in 1..=CHECKPOINT_BLOCKS {
+            assert_eq!(next(&mut shard), height == CHECKPOINT_BLOCKS);
+        }
+        shard.pass(999_999);
+        assert!(!next(&mut shard));
+        shard.pass(1);
+        assert!(next(&mut shard));
     }
 }

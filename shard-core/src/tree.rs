@@ -1,14 +1,13 @@
 //! The Merkle tree over account leaves, kept so that a checkpoint hashes only what has changed.
 //!
-//! The shape is that of RFC 6962 (see [`dag::merkle`]). The two lowest levels are not stored: four neighbouring leaves make
-//! a group, and a group is hashed anew as a whole. That costs a few hashes, eight to sixteen of them side by side, and
-//! saves three quarters of the memory: what is stored comes to 16 bytes an account.
+//! The shape is that of RFC 6962 (see [`dag::merkle`]). All levels are stored, the leaves' hashes included: 64 bytes an account.
+//! Without the lowest two it would be 16, but then each change costs the hashes of three neighbours, of which each is two
+//! blocks long and at a place of memory of its own. Nodes are hashed eight to sixteen side by side.
 
 use dag::{
     Hash,
     hash::Domain,
-    merkle,
-    state_tree::{AccountLeaf, HASHED_LEAF_SIZE, LEAF_SIZE},
+    state_tree::{HASHED_LEAF_SIZE, LEAF_SIZE},
 };
 
 use crate::{
@@ -16,8 +15,8 @@ use crate::{
     lanes::{LANES, Lanes},
 };
 
-/// Leaves under one stored node.
-pub const GROUP: usize = 4;
+/// Nodes that count as one operation of a slice.
+const NODES: usize = 4;
 
 /// A set of small numbers that is emptied in ascending order.
 #[derive(Clone, Debug, Default)]
@@ -25,35 +24,62 @@ struct Bits(Vec<u64>);
 
 impl Bits {
     fn insert(&mut self, index: usize) {
-        let word = index / 64;
-        if word >= self.0.len() {
-            self.0.resize(word + 1, 0);
-        }
-        self.0[word] |= 1 << (index % 64);
+        self.insert_word(index / 64, 1 << (index % 64));
     }
 
     fn contains(&self, index: usize) -> bool {
         self.0.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
     }
 
-    /// Takes the lowest number out. All words before `*from` are known to be empty.
-    fn take_first(&mut self, from: &mut usize) -> Option<usize> {
+    /// Takes the lowest numbers out, as many as there are places, and adds each one's half to `halves`. All words before
+    /// `*from` are known to be empty. Returns how many there were.
+    fn take(&mut self, from: &mut usize, places: &mut [usize], mut halves: Option<&mut Bits>) -> usize {
+        let mut count = 0;
         while let Some(word) = self.0.get_mut(*from) {
-            if *word != 0 {
-                let bit = word.trailing_zeros() as usize;
-                *word &= *word - 1;
-                return Some(*from * 64 + bit);
+            if *word == 0 {
+                *from += 1;
+                continue;
             }
-            *from += 1;
+            if let Some(halves) = &mut halves {
+                halves.insert_word(*from / 2, pairs(*word) << (32 * (*from % 2)));
+            }
+            while *word != 0 {
+                let Some(place) = places.get_mut(count) else { return count };
+                *place = *from * 64 + word.trailing_zeros() as usize;
+                *word &= *word - 1;
+                count += 1;
+            }
         }
-        None
+        count
     }
+
+    fn insert_word(&mut self, at: usize, bits: u64) {
+        if at >= self.0.len() {
+            self.0.resize(at + 1, 0);
+        }
+        self.0[at] |= bits;
+    }
+}
+
+/// Bit i is set where bit 2i or bit 2i + 1 of `word` is.
+fn pairs(word: u64) -> u64 {
+    let mut bits = (word | word >> 1) & 0x5555_5555_5555_5555;
+    for (shift, mask) in [
+        (1, 0x3333_3333_3333_3333),
+        (2, 0x0f0f_0f0f_0f0f_0f0f),
+        (4, 0x00ff_00ff_00ff_00ff),
+        (8, 0x0000_ffff_0000_ffff),
+        (16, 0x0000_0000_ffff_ffff),
+    ] {
+        bits = (bits | bits >> shift) & mask;
+    }
+    bits
 }
 
 /// One level of stored nodes.
 #[derive(Clone, Debug, Default)]
 struct Level {
-    nodes: Vec<Hash>,
+    nodes: Vec<[u8; 32]>,
     dirty: Bits,
 }
 
@@ -64,10 +90,10 @@ struct Sweep {
     word: usize,
 }
 
-/// The stored part of the tree.
+/// The tree.
 #[derive(Clone, Debug)]
 pub struct Tree {
-    /// Level 0 holds the groups, the last level the root.
+    /// Level 0 holds the hashes of the leaves, the last level the root.
     levels: Vec<Level>,
     /// Leaves under the last root.
     leaves: usize,
@@ -95,11 +121,11 @@ impl Tree {
     /// In the midst of a recomputation.
     pub fn touch(&mut self, position: usize) {
         assert!(self.sweep.is_none(), "the state stands still while it is hashed");
-        self.levels[0].dirty.insert(position / GROUP);
+        self.levels[0].dirty.insert(position);
     }
 
-    /// Hashes changed nodes and takes their number off `left`, until that is zero; `true` once the root is that of
-    /// `leaves`.
+    /// Hashes changed nodes and takes their number, in fours, off `left`, until that is zero; `true` once the root is that
+    /// of `leaves`.
     pub fn step(&mut self, leaves: &Leaves, left: &mut usize) -> bool {
         let mut sweep = self.sweep.unwrap_or_else(|| self.begin(leaves.len()));
         while sweep.level < self.levels.len() {
@@ -108,7 +134,7 @@ impl Tree {
                 return false;
             }
             let done = self.hash_some(leaves, &mut sweep);
-            *left = left.saturating_sub(done);
+            *left = left.saturating_sub(done.div_ceil(NODES));
             if done == 0 {
                 sweep = Sweep { level: sweep.level + 1, word: 0 };
             }
@@ -119,7 +145,7 @@ impl Tree {
 
     /// Gives every level the size that so many leaves ask for. Leaves are only ever added.
     fn begin(&mut self, leaves: usize) -> Sweep {
-        let mut count = leaves.div_ceil(GROUP);
+        let mut count = leaves;
         let mut level = 0;
         loop {
             if level == self.levels.len() {
@@ -139,75 +165,47 @@ impl Tree {
     /// Recomputes the next few dirty nodes of the sweep's level. Returns how many there were.
     fn hash_some(&mut self, leaves: &Leaves, sweep: &mut Sweep) -> usize {
         let mut indices = [0; LANES];
-        let mut count = 0;
-        while count < LANES {
-            let Some(index) = self.levels[sweep.level].dirty.take_first(&mut sweep.word) else { break };
-            indices[count] = index;
-            count += 1;
-        }
-        let indices = &indices[..count];
+        let (level, above) =
+            self.levels[sweep.level..].split_first_mut().expect("the sweep is within the levels");
+        let parents = above.first_mut().map(|level| &mut level.dirty);
+        let count = level.dirty.take(&mut sweep.word, &mut indices, parents);
         if sweep.level == 0 {
-            self.hash_groups(leaves, indices);
+            self.hash_leaves(leaves, &indices[..count]);
         } else {
-            self.hash_parents(sweep.level, indices);
-        }
-        if let Some(parents) = self.levels.get_mut(sweep.level + 1) {
-            for index in indices {
-                parents.dirty.insert(index / 2);
-            }
+            self.hash_parents(sweep.level, &indices[..count]);
         }
         count
     }
 
-    fn hash_groups(&mut self, leaves: &Leaves, groups: &[usize]) {
-        let whole = groups.partition_point(|group| (group + 1) * GROUP <= leaves.len());
-        let mut hashes = [Hash::ZERO; LANES * GROUP];
+    fn hash_leaves(&mut self, leaves: &Leaves, positions: &[usize]) {
         let mut records = [[0; HASHED_LEAF_SIZE]; LANES];
-        for (groups, hashes) in groups[..whole].chunks(LANES / GROUP).zip(hashes.chunks_mut(LANES)) {
-            for (group, records) in groups.iter().zip(records.chunks_mut(GROUP)) {
-                for (offset, record) in records.iter_mut().enumerate() {
-                    record[..LEAF_SIZE].copy_from_slice(&leaves.get(group * GROUP + offset).to_bytes());
-                }
-            }
-            self.account.hash(&records[..groups.len() * GROUP], hashes);
+        let mut inputs = [&[0; HASHED_LEAF_SIZE]; LANES];
+        for ((position, record), input) in positions.iter().zip(&mut records).zip(&mut inputs) {
+            record[..LEAF_SIZE].copy_from_slice(&leaves.get(*position).to_bytes());
+            *input = record;
         }
-        self.halve(&mut hashes[..whole * GROUP]);
-        self.halve(&mut hashes[..whole * GROUP / 2]);
-        for (group, hash) in groups[..whole].iter().zip(&hashes) {
-            self.levels[0].nodes[*group] = *hash;
-        }
-        if let Some(&last) = groups.get(whole) {
-            self.levels[0].nodes[last] = merkle::root_in_place(&mut group_hashes(leaves, last, leaves.len()));
-        }
-    }
-
-    /// Replaces neighbouring pairs by their parents, in the first half of the slice.
-    fn halve(&self, hashes: &mut [Hash]) {
-        let mut records = [[0; 64]; LANES];
-        for start in (0..hashes.len() / 2).step_by(LANES) {
-            let count = LANES.min(hashes.len() / 2 - start);
-            for (i, record) in records[..count].iter_mut().enumerate() {
-                *record = pair(&hashes[2 * (start + i)], &hashes[2 * (start + i) + 1]);
-            }
-            self.node.hash(&records[..count], &mut hashes[start..]);
+        let hashes = self.account.hash_at(&inputs[..positions.len()]);
+        for (position, hash) in positions.iter().zip(hashes) {
+            self.levels[0].nodes[*position] = hash;
         }
     }
 
     fn hash_parents(&mut self, level: usize, indices: &[usize]) {
         let (below, here) = self.levels.split_at_mut(level);
         let (below, here) = (&below[level - 1].nodes, &mut here[0].nodes);
-        let whole = indices.partition_point(|index| 2 * index + 1 < below.len());
-        let mut records = [[0; 64]; LANES];
-        for (index, record) in indices[..whole].iter().zip(&mut records) {
-            *record = pair(&below[2 * index], &below[2 * index + 1]);
+        // Siblings lie side by side, as they are hashed.
+        let (pairs, odd) = below.as_flattened().as_chunks();
+        let whole = indices.partition_point(|&index| index < pairs.len());
+        let mut inputs = [&[0; 64]; LANES];
+        for (index, input) in indices[..whole].iter().zip(&mut inputs) {
+            *input = &pairs[*index];
         }
-        let mut hashes = [Hash::ZERO; LANES];
-        self.node.hash(&records[..whole], &mut hashes);
-        for (index, hash) in indices[..whole].iter().zip(&hashes) {
-            here[*index] = *hash;
+        let hashes = self.node.hash_at(&inputs[..whole]);
+        for (index, hash) in indices[..whole].iter().zip(hashes) {
+            here[*index] = hash;
         }
-        if let Some(&odd) = indices.get(whole) {
-            here[odd] = below[2 * odd];
+        if let Some(&last) = indices.get(whole) {
+            here[last] = odd.try_into().expect("one without a sibling is left");
         }
     }
 
@@ -217,7 +215,7 @@ impl Tree {
     /// In the midst of a recomputation.
     pub fn root(&self) -> Hash {
         assert!(self.sweep.is_none(), "the root is not known before the recomputation's end");
-        self.levels.last().and_then(|top| top.nodes.first()).copied().unwrap_or(Hash::ZERO)
+        Hash(self.levels.last().and_then(|top| top.nodes.first()).copied().unwrap_or_default())
     }
 
     /// Leaves under that root.
@@ -225,18 +223,14 @@ impl Tree {
         self.leaves
     }
 
-    /// Siblings from a leaf up to the root; `None` where the leaf's group has changed since.
-    pub fn path(&self, leaves: &Leaves, position: usize) -> Option<Vec<Hash>> {
-        let mut index = position / GROUP;
-        if self.sweep.is_some() || position >= self.leaves || self.levels[0].dirty.contains(index) {
+    /// Siblings from a leaf up to the root; `None` where the leaf has changed since.
+    pub fn path(&self, position: usize) -> Option<Vec<Hash>> {
+        if self.sweep.is_some() || position >= self.leaves || self.levels[0].dirty.contains(position) {
             return None;
         }
-        let mut path = merkle::path(&group_hashes(leaves, index, self.leaves), position % GROUP);
-        for level in &self.levels {
-            path.extend(level.nodes.get(index ^ 1));
-            index /= 2;
-        }
-        Some(path)
+        let siblings = self.levels.iter().enumerate();
+        let sibling = |(level, nodes): (usize, &Level)| nodes.nodes.get(position >> level ^ 1).copied();
+        Some(siblings.filter_map(sibling).map(Hash).collect())
     }
 
     /// Bytes allocated.
@@ -247,22 +241,40 @@ impl Tree {
 }
 
 /// Lengthens with little to spare: doubling would cost more memory than the tree's design saves.
-fn grow(nodes: &mut Vec<Hash>, count: usize) {
+fn grow(nodes: &mut Vec<[u8; 32]>, count: usize) {
     if count > nodes.capacity() {
         nodes.reserve_exact(count + count / 16 + 4 - nodes.len());
     }
     assert!(count >= nodes.len(), "accounts are never removed");
-    nodes.resize(count, Hash::ZERO);
+    nodes.resize(count, [0; 32]);
 }
 
-fn pair(left: &Hash, right: &Hash) -> [u8; 64] {
-    let mut bytes = [0; 64];
-    bytes[..32].copy_from_slice(&left.0);
-    bytes[32..].copy_from_slice(&right.0);
-    bytes
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-fn group_hashes(leaves: &Leaves, group: usize, count: usize) -> Vec<Hash> {
-    let end = count.min((group + 1) * GROUP);
-    (group * GROUP..end).map(|position| AccountLeaf::hash(leaves.get(position))).collect()
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn bits_come_out_in_order_and_leave_their_halves(
+            numbers in prop::collection::btree_set(0..1000usize, 0..200),
+            room in 1..20usize,
+        ) {
+            let (mut bits, mut halves) = (Bits::default(), Bits::default());
+            numbers.iter().for_each(|&number| bits.insert(number));
+            prop_assert!((0..1100).all(|number| bits.contains(number) == numbers.contains(&number)));
+            let (mut from, mut taken, mut places) = (0, Vec::new(), vec![0; room]);
+            loop {
+                let count = bits.take(&mut from, &mut places, Some(&mut halves));
+                taken.extend_from_slice(&places[..count]);
+                if count < room {
+                    break;
+                }
+            }
+            prop_assert!(taken.iter().eq(&numbers));
+            let expected: std::collections::BTreeSet<usize> = numbers.iter().map(|number| number / 2).collect();
+            prop_assert!((0..600).all(|number| halves.contains(number) == expected.contains(&number)));
+        }
+    }
 }

@@ -8,14 +8,12 @@
 //! How much a checkpoint costs each transfer depends on how many lie between two of them, so blocks carry the times that a
 //! shard at the given rate would give them.
 
-mod shard;
-
 use std::{fmt, time::Duration};
 
 use engine::metrics::{ProcessUse, thread_cpu};
 use serde::Serialize;
 
-pub use shard::{Executed, Population, Shard};
+use shard_core::measure::{Population, Shard};
 
 use crate::{
     figure::{self, Figure, Goal, median},
