@@ -127,7 +127,7 @@ impl Replica {
         let Some(instance) = self.window.get_mut(height) else { return };
         if instance.check_at.is_none() && instance.lacks_checks(quorum, weak) {
             instance.check_at = Some(deadline);
-            self.timers.check = Some(self.timers.check.map_or(deadline, |first| first.min(deadline)));
+            self.timers.check_by(deadline);
         }
     }
 
@@ -139,7 +139,7 @@ impl Replica {
             let instance = self.window.at(height);
             let Some(deadline) = instance.check_at else { continue };
             if deadline > now {
-                self.timers.check = Some(self.timers.check.map_or(deadline, |first| first.min(deadline)));
+                self.timers.check_by(deadline);
                 continue;
             }
             instance.check_at = None;
@@ -178,10 +178,11 @@ impl Instance {
     fn lacks_checks(&self, quorum: usize, weak: usize) -> bool {
         self.accepted.as_ref().is_some_and(|accepted| {
             let mine = matches!(accepted.judgement, Judgement::Valid { checked: true } | Judgement::Invalid);
-            !mine
-                && !accepted.checking
-                && self.prepares.count(&accepted.digest) >= quorum
-                && self.prepares.count_checked(&accepted.digest) < weak
+            if mine || accepted.checking {
+                return false;
+            }
+            let tally = self.prepares.tally(&accepted.digest);
+            tally.votes >= quorum && tally.checked < weak
         })
     }
 }

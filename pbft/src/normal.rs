@@ -334,9 +334,8 @@ impl Replica {
             }
             let Some(accepted) = &instance.accepted else { break };
             let Some(block) = &accepted.block else { break };
-            let prepared = instance.prepares.count(&accepted.digest) >= quorum
-                && instance.prepares.count_checked(&accepted.digest) >= weak;
-            if !prepared || accepted.judgement == Judgement::Invalid {
+            let tally = instance.prepares.tally(&accepted.digest);
+            if tally.votes < quorum || tally.checked < weak || accepted.judgement == Judgement::Invalid {
                 break;
             }
             let (digest, block) = (accepted.digest, block.clone());

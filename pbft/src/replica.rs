@@ -80,6 +80,13 @@ pub(crate) struct Timers {
     pub(crate) round: u32,
 }
 
+impl Timers {
+    /// A height is to be checked by `deadline`, if not before.
+    pub(crate) fn check_by(&mut self, deadline: u64) {
+        self.check = Some(self.check.map_or(deadline, |first| first.min(deadline)));
+    }
+}
+
 /// One table's replica. Not shared between threads; see the crate's description for how to drive it.
 #[derive(Debug)]
 pub struct Replica {

@@ -73,6 +73,14 @@ pub(crate) struct Ballot {
     accused: Vec<ReplicaId>,
 }
 
+/// Votes for one digest.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Tally {
+    pub(crate) votes: usize,
+    /// Those whose senders have checked the block.
+    pub(crate) checked: usize,
+}
+
 impl Ballot {
     /// Adds the vote of `replica`, one of `size`.
     pub(crate) fn add(&mut self, replica: ReplicaId, size: usize, cast: Cast) -> Added {
@@ -127,17 +135,20 @@ impl Ballot {
         })
     }
 
-    /// Votes for a digest.
-    pub(crate) fn count(&self, digest: &Hash) -> usize {
-        if planted::is(Defect::DuplicateVote) {
-            return self.counted;
+    /// Counts the votes for a digest.
+    pub(crate) fn tally(&self, digest: &Hash) -> Tally {
+        let mut tally = Tally::default();
+        if self.counted == 0 {
+            return tally;
         }
-        if self.counted == 0 { 0 } else { self.of(digest).count() }
-    }
-
-    /// Votes for a digest whose senders have checked the block.
-    pub(crate) fn count_checked(&self, digest: &Hash) -> usize {
-        if self.counted == 0 { 0 } else { self.of(digest).filter(|(_, cast)| cast.vote().checked).count() }
+        for (_, cast) in self.of(digest) {
+            tally.votes += 1;
+            tally.checked += usize::from(cast.vote().checked);
+        }
+        if planted::is(Defect::DuplicateVote) {
+            tally.votes = self.counted;
+        }
+        tally
     }
 
     /// Whether `replica` voted and had checked the block.
@@ -157,7 +168,7 @@ impl Ballot {
         }
         // A quorum is a majority, so skipping n − quorum votes leaves one for the digest, if there is one.
         let mut candidates = self.casts.iter().flatten().map(|cast| cast.vote().digest);
-        candidates.find(|digest| self.count(digest) >= quorum)
+        candidates.find(|digest| self.tally(digest).votes >= quorum)
     }
 
     /// The certificate of a digest: of exactly `quorum` votes, those that checked first.
@@ -165,7 +176,7 @@ impl Ballot {
     /// # Panics
     /// Where fewer than `quorum` voted for it.
     pub(crate) fn certificate(&self, digest: &Hash, quorum: usize) -> Certificate {
-        let mut unchecked = quorum.saturating_sub(self.count_checked(digest));
+        let mut unchecked = quorum.saturating_sub(self.tally(digest).checked);
         let chosen = self.of(digest).map(|(_, cast)| cast).filter(|cast| {
             let room = cast.vote().checked || unchecked > 0;
             unchecked -= usize::from(room && !cast.vote().checked);
