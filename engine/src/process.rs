@@ -34,7 +34,10 @@ use crate::{
     log::{LogConfig, Writer, segment},
     node::{Core, Settings, frame::max_frame},
     recovery::{Agreement, RecoveryError, Sources, recover},
-    relay::turn::{ServeError, TurnCore},
+    relay::{
+        turn::{ServeError, TurnCore},
+        vpn::{VpnError, VpnServer},
+    },
     rpc::{self, BlockInfo, ChainInfo, CoreCalls, Gateway, RpcOptions, Server, ServerError},
     side::{self, Side, SideClient, SideConfig, SideError, disk::StdDisk},
     snapshot,
@@ -103,6 +106,9 @@ pub enum NodeError {
     /// The TURN server.
     #[error(transparent)]
     Turn(#[from] ServeError),
+    /// The VPN.
+    #[error(transparent)]
+    Vpn(#[from] VpnError),
     /// The side executor.
     #[error(transparent)]
     Side(#[from] SideError),
@@ -416,10 +422,9 @@ impl CoreThread {
             retained_segments: u32::try_from(setup.config.log.retain_bytes / setup.config.log.segment_bytes)
                 .unwrap_or(u32::MAX),
             silent: self.silent,
-            verify_slice: if setup.config.relay.is_any() {
-                RELAY_VERIFY_SLICE
-            } else {
-                Settings::default().verify_slice
+            verify_slice: match setup.config.relay.has_relay() {
+                true => RELAY_VERIFY_SLICE,
+                false => Settings::default().verify_slice,
             },
             ..Settings::default()
         };
@@ -498,11 +503,17 @@ fn catch_up(feed: &mut index::Feed, past: Vec<BlockInfo>) {
 }
 
 impl CoreThread {
-    /// The relay services that are configured.
-    fn relay(&self, reactor: &mut Reactor) -> Result<Option<Relay>, NodeError> {
-        let Some(config) = &self.setup.config.relay.turn else { return Ok(None) };
-        let turn = TurnCore::new(config, (self.core, self.setup.cores), self.clock, &random())?;
-        Ok(Some(Relay::new(turn, reactor).map_err(ServeError::Io)?))
+    /// The relay services that are configured. The VPN has one device, so it is on one core.
+    fn relay(&self, reactor: &mut Reactor) -> Result<Relay, NodeError> {
+        let mut relay = Relay::default();
+        if let Some(config) = &self.setup.config.relay.turn {
+            let turn = TurnCore::new(config, (self.core, self.setup.cores), self.clock, &random())?;
+            relay.add(turn, reactor).map_err(NodeError::Ring)?;
+        }
+        if let Some(config) = self.setup.config.relay.vpn.as_ref().filter(|_| self.core == 0) {
+            relay.add(VpnServer::open(config, self.clock)?, reactor).map_err(NodeError::Ring)?;
+        }
+        Ok(relay)
     }
 }
 

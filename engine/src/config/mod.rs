@@ -287,6 +287,7 @@ impl NodeConfig {
         for file in [&mut config.genesis, &mut config.key_file, &mut config.data_dir] {
             *file = directory.join(&*file);
         }
+        config.relay.vpn = config.relay.vpn.map(|vpn| vpn.in_folder(directory));
         Ok(config)
     }
 }

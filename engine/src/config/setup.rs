@@ -118,6 +118,11 @@ fn check_ports(config: &NodeConfig, lanes: u16) -> Result<(), String> {
             ));
         }
     }
+    if let (Some(turn), Some(vpn)) = (&config.relay.turn, &config.relay.vpn)
+        && turn.listen.iter().any(|address| address.port() == vpn.listen.port())
+    {
+        return Err("relay.turn.listen and relay.vpn.listen have the same port: use another one".into());
+    }
     if listen.submission == listen.rpc {
         return Err("listen.submission and listen.rpc are the same: use another port".into());
     }

@@ -57,6 +57,11 @@ fn a_relay_service_has_its_section() {
     let turn = include_str!("../../examples/turn.toml").replace("[users]", "[relay.turn.users]");
     let config = parse(&format!("{EXAMPLE}\n[relay.turn]\n{turn}")).unwrap();
     assert_eq!(config.relay.turn.unwrap().listen[0].port(), 3478);
+    let vpn = include_str!("../../examples/vpn.toml");
+    let config = parse(&format!("{EXAMPLE}\n[relay.vpn]\n{vpn}")).unwrap();
+    assert!(config.relay.has_relay() && config.relay.vpn.unwrap().internet);
+    let error = parse(&format!("{EXAMPLE}\n[relay.vpn]\nmtu = 9")).unwrap_err();
+    assert!(error.ends_with("9 is out of range: use 1280 to 9000"), "{error}");
     let error = parse(&format!("{EXAMPLE}\n[relay.tern]\n")).unwrap_err();
     assert!(error.contains("unknown field `tern`"), "{error}");
 }

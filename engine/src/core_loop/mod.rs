@@ -57,9 +57,6 @@ pub enum LoopError {
         "the log can't be written: {0}; the validator stops. Check the disk, then start it again: it recovers from its log"
     )]
     Log(std::io::Error),
-    /// A relay service.
-    #[error("the relay's sockets failed: {0}; the validator stops")]
-    Relay(std::io::Error),
     /// Going on would be lying.
     #[error("{0}; the validator stops")]
     Halted(String),
@@ -120,7 +117,7 @@ pub struct CoreLoop {
     calls: CallQueue,
     index: IndexFeed,
     side: SideWork,
-    relay: Option<Relay>,
+    relay: Relay,
     clock: Clock,
     settings: LoopSettings,
     stop: Stop,
@@ -156,7 +153,7 @@ pub struct LoopParts {
     /// For snapshots and segments.
     pub side: SideWork,
     /// Its relay services.
-    pub relay: Option<Relay>,
+    pub relay: Relay,
     /// The process's clock.
     pub clock: Clock,
     /// How to wait.
@@ -223,7 +220,7 @@ impl CoreLoop {
             self.links.tick(&mut self.reactor, now);
             self.links.report(self.core.meters());
             let now = self.lap(Phase::Decode);
-            more |= self.relay_stage(now)?;
+            more |= self.relay.turn(&mut self.reactor, self.core.meters(), now);
             let now = self.lap(Phase::Relay);
             more |= self.core.verify_stage(now);
             let now = self.lap(Phase::Verify);
@@ -246,11 +243,6 @@ impl CoreLoop {
             }
         }
         Ok(())
-    }
-
-    fn relay_stage(&mut self, now: u64) -> Result<bool, LoopError> {
-        let Some(relay) = &mut self.relay else { return Ok(false) };
-        relay.turn(&mut self.reactor, self.core.meters(), now).map_err(LoopError::Relay)
     }
 
     /// Charges the time since the last lap to a phase of the turn.
@@ -288,9 +280,8 @@ impl CoreLoop {
         if more || self.settings.poll || now < self.last_event + self.settings.spin {
             return Wait::Spin;
         }
-        let relay = self.relay.as_ref().and_then(Relay::poll_timeout);
-        let timers =
-            [self.core.poll_timeout(), self.links.next_tick(), self.log.next_try(), self.side_retry, relay];
+        let (core, relay) = (self.core.poll_timeout(), self.relay.poll_timeout());
+        let timers = [core, self.links.next_tick(), self.log.next_try(), self.side_retry, relay];
         let next = timers.into_iter().flatten().min().unwrap_or(u64::MAX).min(now + MAX_SLEEP);
         if next <= now { Wait::Spin } else { Wait::For(Duration::from_nanos(next - now)) }
     }
@@ -313,11 +304,7 @@ impl CoreLoop {
                     result.map_err(LoopError::Log)?;
                     self.core.on_durable(buf, now);
                 }
-                Event::Readable { watch } => {
-                    if let Some(relay) = &mut self.relay {
-                        relay.on_readable(watch);
-                    }
-                }
+                Event::Readable { watch } => self.relay.on_readable(watch),
                 Event::Drained { .. } | Event::Woken => {}
             }
         }

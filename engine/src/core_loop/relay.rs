@@ -1,61 +1,160 @@
 //! The relay services' turn in the core's loop.
 
-use std::io;
+use std::{error::Error, io, os::fd::BorrowedFd};
 
 use netio::{Reactor, WatchId};
 
-use crate::{metrics::CoreMetrics, node::Meters, relay::turn::TurnCore};
+use crate::{
+    metrics::CoreMetrics,
+    node::Meters,
+    relay::{turn::TurnCore, vpn::VpnServer},
+};
 
 /// How often the services' numbers are copied to the core's, ns.
 const REPORT: u64 = 500_000_000;
+/// What a VPN moves in a turn, in each direction. Consensus waits for no more than this, some 200 µs.
+const VPN_TURN_BYTES: usize = 128 << 10;
 
-/// The services of a core. Their sockets stand behind one descriptor that the reactor watches.
-pub struct Relay {
-    turn: TurnCore,
+/// A service that moves people's packets. All of its sockets stand behind one descriptor, which the reactor watches.
+pub trait Service {
+    /// What people call it.
+    fn name(&self) -> &'static str;
+    /// Readable when there is something to do.
+    fn descriptor(&self) -> BorrowedFd<'_>;
+    /// When [`turn`](Self::turn) has something to do though nothing comes in, ns.
+    fn poll_timeout(&self) -> Option<u64>;
+    /// Moves a bounded number of packets. Returns whether more may wait.
+    ///
+    /// # Errors
+    /// The service can't go on.
+    fn turn(&mut self, now: u64) -> Result<bool, Box<dyn Error>>;
+    /// Adds its numbers to a core's.
+    fn report(&mut self, metrics: &mut CoreMetrics);
+}
+
+impl Service for TurnCore {
+    fn name(&self) -> &'static str {
+        "TURN server"
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.descriptor()
+    }
+
+    fn poll_timeout(&self) -> Option<u64> {
+        self.poll_timeout()
+    }
+
+    fn turn(&mut self, _now: u64) -> Result<bool, Box<dyn Error>> {
+        Ok(self.turn()?)
+    }
+
+    fn report(&mut self, metrics: &mut CoreMetrics) {
+        self.meters().report(metrics);
+    }
+}
+
+impl Service for VpnServer {
+    fn name(&self) -> &'static str {
+        "VPN"
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.descriptor()
+    }
+
+    fn poll_timeout(&self) -> Option<u64> {
+        Some(self.poll_timeout())
+    }
+
+    fn turn(&mut self, now: u64) -> Result<bool, Box<dyn Error>> {
+        Ok(self.turn(now, VPN_TURN_BYTES)?)
+    }
+
+    fn report(&mut self, metrics: &mut CoreMetrics) {
+        VpnServer::report(self, metrics);
+    }
+}
+
+/// A service and what the reactor says of it.
+struct Watched {
+    service: Box<dyn Service>,
     watch: WatchId,
     /// A socket may have something.
     ready: bool,
+}
+
+impl Watched {
+    fn is_due(&self, now: u64) -> bool {
+        self.ready || self.service.poll_timeout().is_some_and(|at| at <= now)
+    }
+}
+
+/// The services of a core.
+#[derive(Default)]
+pub struct Relay {
+    services: Vec<Watched>,
     next_report: u64,
 }
 
 impl Relay {
-    /// Has the reactor watch the service's sockets.
+    /// Adds a service, and has the reactor watch it.
     ///
     /// # Errors
     /// There are no descriptors left.
-    pub fn new(turn: TurnCore, reactor: &mut Reactor) -> io::Result<Relay> {
-        let watch = reactor.watch(turn.descriptor().try_clone_to_owned()?);
-        Ok(Relay { turn, watch, ready: true, next_report: 0 })
+    pub fn add(&mut self, service: impl Service + 'static, reactor: &mut Reactor) -> io::Result<()> {
+        let watch = reactor.watch(service.descriptor().try_clone_to_owned()?);
+        self.services.push(Watched { service: Box::new(service), watch, ready: true });
+        Ok(())
     }
 
     /// A watched descriptor can be read.
     pub fn on_readable(&mut self, watch: WatchId) {
-        self.ready |= watch == self.watch;
+        self.services.iter_mut().for_each(|watched| watched.ready |= watched.watch == watch);
     }
 
     /// When [`turn`](Self::turn) has something to do though nothing comes in.
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.turn.poll_timeout()
+        self.services.iter().filter_map(|watched| watched.service.poll_timeout()).min()
     }
 
-    /// A bounded number of packets. Returns whether more may wait.
-    ///
-    /// # Errors
-    /// The service can't go on.
-    pub fn turn(&mut self, reactor: &mut Reactor, meters: &mut Meters, now: u64) -> io::Result<bool> {
+    /// A bounded number of packets of each service. Returns whether more may wait. A service that can't go on is closed, and
+    /// said so: the validator does go on.
+    pub fn turn(&mut self, reactor: &mut Reactor, meters: &mut Meters, now: u64) -> bool {
+        let mut more = false;
+        self.services.retain_mut(|watched| {
+            if !watched.is_due(now) {
+                return true;
+            }
+            match watched.service.turn(now) {
+                Ok(ready) => watched.ready = ready,
+                Err(error) => {
+                    eprintln!(
+                        "{error}: the {} is closed; start the node again for it",
+                        watched.service.name()
+                    );
+                    return false;
+                }
+            }
+            if !watched.ready {
+                reactor.watch_again(watched.watch);
+            }
+            more |= watched.ready;
+            true
+        });
         if now >= self.next_report {
             self.next_report = now + REPORT;
-            let mut metrics = CoreMetrics::default();
-            self.turn.meters().report(&mut metrics);
-            meters.relay = metrics.into_samples();
+            self.report(meters);
         }
-        if !self.ready && self.poll_timeout().is_none_or(|at| at > now) {
-            return Ok(false);
+        more
+    }
+
+    fn report(&mut self, meters: &mut Meters) {
+        let mut metrics = CoreMetrics::default();
+        for watched in &mut self.services {
+            watched.service.report(&mut metrics);
         }
-        self.ready = self.turn.turn()?;
-        if !self.ready {
-            reactor.watch_again(self.watch);
-        }
-        Ok(self.ready)
+        metrics.gauge("relay_services", "Relay services that run.", self.services.len() as u64);
+        meters.relay = metrics.into_samples();
     }
 }

@@ -1,9 +1,14 @@
 //! The relay services: what moves people's packets on a core, beside or without a validator.
 
+pub mod node_time;
 pub mod turn;
 pub mod vpn;
 
+use std::path::Path;
+
 use serde::Deserialize;
+
+use crate::config::{TomlFileError, toml_file};
 
 /// `[relay]` of a node's configuration: the services that it offers. None by default.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize)]
@@ -11,13 +16,27 @@ use serde::Deserialize;
 pub struct RelayConfig {
     /// STUN and TURN for calls.
     pub turn: Option<turn::TurnConfig>,
+    /// A WireGuard VPN with a way to the internet.
+    pub vpn: Option<vpn::VpnConfig>,
 }
 
 impl RelayConfig {
-    /// Whether any service is offered: then packets wait for the core's other work, which must come in short slices.
-    #[must_use]
-    pub fn is_any(&self) -> bool {
-        let RelayConfig { turn } = self;
-        turn.is_some()
+    /// Checks a text with sections `[relay…]` of a node's configuration; `path` names it in errors.
+    ///
+    /// # Errors
+    /// Not TOML, other sections, an unknown key, or a value out of range.
+    pub fn check(path: &Path, text: &str) -> Result<(), TomlFileError> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Sections {
+            #[expect(dead_code, reason = "only read to be checked")]
+            relay: RelayConfig,
+        }
+        toml_file::parse::<Sections>(path, text).map(drop)
+    }
+
+    /// Whether the node offers any.
+    pub fn has_relay(&self) -> bool {
+        self.turn.is_some() || self.vpn.is_some()
     }
 }

@@ -70,6 +70,7 @@ impl LoadResult {
             samples: self.samples,
             stages: BTreeMap::new(),
             validator_use: Vec::new(),
+            relays: Vec::new(),
             machine,
             configuration: BTreeMap::new(),
         }

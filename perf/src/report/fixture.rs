@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{CoreUse, LatencyHistogram, Machine, RunData, Sample, Shares, Stage, ValidatorUse};
+use super::{CoreUse, LatencyHistogram, Machine, RelayUse, RunData, Sample, Shares, Stage, ValidatorUse};
 
 /// A run of twelve seconds at 20,000 transactions per second with a stall in its seventh.
 pub(super) fn run() -> RunData {
@@ -27,6 +27,16 @@ pub(super) fn run() -> RunData {
         samples,
         stages: stages.map(|(stage, typical)| (stage, spread(typical, 2_000))).collect(),
         validator_use: (0..4).map(validator).collect(),
+        relays: vec![RelayUse {
+            validator: "validator 0".into(),
+            service: "vpn".into(),
+            packets: 2_400_000,
+            bytes: 3_200_000_000,
+            drops: 12,
+            node_us_p50: Some(100),
+            node_us_p99: None,
+            core_share: 0.125,
+        }],
         machine: Machine {
             cpu_model: "AMD EPYC 7B13".into(),
             cores: 2,
@@ -54,6 +64,7 @@ pub(super) fn empty() -> RunData {
         samples: Vec::new(),
         stages: BTreeMap::new(),
         validator_use: Vec::new(),
+        relays: Vec::new(),
         configuration: BTreeMap::new(),
         ..run()
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::time_chart::Timeline;
-use super::{FILES, RunData, core_use, format, percentile_chart, stage_table, svg};
+use super::{FILES, RunData, core_use, format, percentile_chart, relay, stage_table, svg};
 
 /// Nothing but the page's own style.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
@@ -36,6 +36,12 @@ pub fn to_html(data: &RunData) -> String {
                     (stage_table::table(data))
                 }
                 section { h2 { "Cores" } (core_use::table(&data.validator_use)) }
+                @if !data.relays.is_empty() {
+                    section { h2 { "Relayed" }
+                        p.lead { "People's packets that the validators' core loops moved beside their agreement." }
+                        div.scroll { (relay::table(&data.relays)) }
+                    }
+                }
                 (rejections(data))
                 (setting(data))
                 (footer())

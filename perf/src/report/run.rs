@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use engine::metrics::Stage;
 use serde::{Deserialize, Serialize};
 
-use super::{LatencyHistogram, Machine};
+use super::{LatencyHistogram, Machine, RelayUse};
 
 /// One measured run under open-loop load.
 ///
@@ -44,6 +44,9 @@ pub struct RunData {
     pub stages: BTreeMap<Stage, LatencyHistogram>,
     /// What the run cost each validator.
     pub validator_use: Vec<ValidatorUse>,
+    /// What validators relayed meanwhile, where they did.
+    #[serde(default)]
+    pub relays: Vec<RelayUse>,
     /// What it ran on.
     pub machine: Machine,
     /// Settings worth repeating the run with.

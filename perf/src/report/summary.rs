@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Machine, Percentiles, RunData, Stage, format};
+use super::{Machine, Percentiles, RelayUse, RunData, Stage, format};
 
 /// The figures of one run. Its JSON is `summary.json`; its [`Display`](fmt::Display) is for the terminal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,9 @@ pub struct Summary {
     pub cpu_seconds_per_validator: f64,
     /// Processor seconds of each validator.
     pub cpu_seconds: BTreeMap<String, f64>,
+    /// What validators relayed meanwhile, where they did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relays: Vec<RelayUse>,
     /// What it ran on.
     pub machine: Machine,
     /// Settings of the run.
@@ -83,6 +86,7 @@ impl RunData {
             stages_us: stages.collect(),
             cpu_seconds_per_validator: self.cpu_seconds_per_validator(),
             cpu_seconds: cpu_seconds.collect(),
+            relays: self.relays.clone(),
             machine: self.machine.clone(),
             configuration: self.configuration.clone(),
         }
@@ -112,7 +116,12 @@ impl fmt::Display for Summary {
                 fmt_percentiles(f, &format!("  {stage}"), percentiles)?;
             }
         }
-        writeln!(f, "\nprocessor   {} s per validator", format::three_digits(self.cpu_seconds_per_validator))
+        writeln!(
+            f,
+            "\nprocessor   {} s per validator",
+            format::three_digits(self.cpu_seconds_per_validator)
+        )?;
+        self.relays.iter().try_for_each(|relay| writeln!(f, "{relay}"))
     }
 }
 

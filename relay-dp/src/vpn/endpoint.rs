@@ -68,12 +68,10 @@ pub struct EndpointConfig {
 }
 
 /// A peer as people want to see it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct PeerStatus {
     /// Its static key.
     pub key: PublicKey,
-    /// Its networks.
-    pub networks: Vec<Network>,
     /// Where it was last heard from.
     pub address: Option<SocketAddr>,
     /// When the last handshake succeeded.
@@ -91,6 +89,8 @@ pub struct Endpoint {
     pub(super) mac_keys: MacKeys,
     pub(super) jar: CookieJar,
     pub(super) limit: HandshakeLimit,
+    /// Handshake messages that this call of [`Endpoint::receive`] may still take on.
+    pub(super) exchanges_left: u32,
     pub(super) secrets: Secrets,
     pub(super) mtu: usize,
     unix_time_at_zero: u64,
@@ -158,6 +158,7 @@ impl Endpoint {
             private: config.private_key,
             jar: CookieJar::new(&mut secrets, now),
             limit: HandshakeLimit::new(secrets.bytes()),
+            exchanges_left: 0,
             secrets,
             mtu: config.mtu,
             unix_time_at_zero: config.unix_time_at_zero,
@@ -255,14 +256,15 @@ impl Endpoint {
 
     /// All peers.
     pub fn peers(&self) -> impl Iterator<Item = PeerStatus> {
-        self.peers.iter().flatten().map(|peer| PeerStatus {
-            key: peer.key,
-            networks: peer.networks.clone(),
-            address: peer.path.map(|path| path.peer),
-            last_handshake: peer.last_handshake,
-            bytes_in: peer.bytes_in,
-            bytes_out: peer.bytes_out,
-        })
+        self.peers.iter().flatten().map(Peer::status)
+    }
+
+    /// Up to `most` places for peers from number `first` on, those of forgotten peers empty; nothing behind the last place. So
+    /// a caller can look at many peers a few at a time.
+    pub fn places(&self, first: usize, most: usize) -> impl ExactSizeIterator<Item = Option<PeerStatus>> {
+        let first = first.min(self.peers.len());
+        let last = first.saturating_add(most).min(self.peers.len());
+        self.peers[first..last].iter().map(|peer| peer.as_ref().map(Peer::status))
     }
 
     /// Running totals.

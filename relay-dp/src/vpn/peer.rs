@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::cookie::{Cookie, MacKeys};
-use super::endpoint::Path;
+use super::endpoint::{Path, PeerStatus};
 use super::handshake::{Exchange, Timestamp};
 use super::session::Session;
 use super::timers::Timers;
@@ -51,6 +51,17 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// As people want to see it.
+    pub(super) fn status(&self) -> PeerStatus {
+        PeerStatus {
+            key: self.key,
+            address: self.path.map(|path| path.peer),
+            last_handshake: self.last_handshake,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+        }
+    }
+
     /// The session that has `index`.
     pub(super) fn session(&mut self, index: u32) -> Option<&mut Session> {
         [&mut self.current, &mut self.next, &mut self.previous]

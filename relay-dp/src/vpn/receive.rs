@@ -11,6 +11,10 @@ use super::{MILLISECOND, Nanos};
 /// Least time between two initiations of one peer that are looked at.
 const INITIATION_INTERVAL: Nanos = 20 * MILLISECOND;
 
+/// Handshake messages that one call takes on: an honest sender has one or two in a datagram, and each costs a key exchange while
+/// the caller waits.
+const MAX_EXCHANGES: u32 = 4;
+
 /// A packet that a peer sent, where it lies in the datagram's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {
@@ -38,6 +42,7 @@ impl Endpoint {
         accepted: &mut Vec<Accepted>,
     ) {
         let mut start = 0;
+        self.exchanges_left = MAX_EXCHANGES;
         while start < bytes.len() {
             let end = (start + segment).min(bytes.len());
             match Message::classify(&mut bytes[start..end]) {
@@ -162,6 +167,11 @@ impl Endpoint {
             self.counters.dropped_mac += 1;
             return false;
         }
+        let Some(left) = self.exchanges_left.checked_sub(1) else {
+            self.counters.dropped_load += 1;
+            return false;
+        };
+        self.exchanges_left = left;
         if self.limit.admits_unproved(now) {
             return true;
         }

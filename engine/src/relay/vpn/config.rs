@@ -8,8 +8,9 @@ use std::{
 use relay_dp::vpn::Network;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use super::VpnError;
 use crate::config::{
-    TomlFileError,
+    NodeConfig,
     toml_file::{self, text, within},
 };
 
@@ -18,6 +19,7 @@ use crate::config::{
 #[serde(deny_unknown_fields, default)]
 pub struct VpnConfig {
     /// The TUN device's name.
+    #[serde(deserialize_with = "device")]
     pub interface: String,
     /// Where clients' datagrams come in. An IPv6 wildcard serves IPv4 too.
     #[serde(deserialize_with = "text")]
@@ -57,11 +59,18 @@ impl Default for VpnConfig {
 }
 
 impl VpnConfig {
-    /// Reads a configuration file.
+    /// Reads a configuration file: the VPN's own, or a node's, whose `[relay.vpn]` it is then.
     ///
     /// # Errors
-    /// Unreadable, not TOML, an unknown key, or a value out of range.
-    pub fn load(path: &Path) -> Result<VpnConfig, TomlFileError> {
+    /// Unreadable, not TOML, an unknown key, a value out of range, or a node without a VPN.
+    pub fn load(path: &Path) -> Result<VpnConfig, VpnError> {
+        let table: toml::Table = toml_file::read("VPN configuration", path)?;
+        if table.contains_key("genesis") {
+            return NodeConfig::load(path)?
+                .relay
+                .vpn
+                .ok_or_else(|| VpnError::file(path, "there is no [relay.vpn] in it"));
+        }
         let config: VpnConfig = toml_file::read("VPN configuration", path)?;
         Ok(config.in_folder(path.parent().unwrap_or(Path::new(""))))
     }
@@ -84,7 +93,30 @@ fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Network>, 
         Network::parse(text)
             .ok_or_else(|| D::Error::custom(format!("«{text}» is no network: write 10.77.0.1/16")))
     };
-    texts.iter().map(parse).collect()
+    let networks: Vec<Network> = texts.iter().map(parse).collect::<Result<_, _>>()?;
+    // Room for the server and a client, beside the network's own address and IPv4's broadcast.
+    let small = |net: &&Network| net.length() > if net.address().is_ipv4() { 30 } else { 126 };
+    if let Some(small) = networks.iter().find(small) {
+        return Err(D::Error::custom(format!("«{small}» has no room for clients: use a larger network")));
+    }
+    if let Some(network) = networks.iter().find(|net| net.address() == net.truncated().address()) {
+        return Err(D::Error::custom(format!(
+            "«{network}» names the network: write the server's address in it, such as its first"
+        )));
+    }
+    if !(1..=8).contains(&networks.len()) {
+        return Err(D::Error::custom("give 1 to 8 addresses"));
+    }
+    Ok(networks)
+}
+
+fn device<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let fits = (1..=15).contains(&name.len())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        && !name.starts_with(['-', '.']);
+    fits.then_some(name)
+        .ok_or_else(|| D::Error::custom("a device has a name of 1 to 15 letters, digits, «-», «_» and «.»"))
 }
 
 #[cfg(test)]
@@ -104,6 +136,29 @@ mod tests {
         for bad in ["mtu = 10", "listen = 'x'", "addresses = ['10.0.0.0/99']", "typo = 1"] {
             assert!(parse(bad).unwrap_err().starts_with("vpn.toml:1:"), "{bad}");
         }
+        for (bad, cause) in [
+            ("interface = ''", "a name of 1 to 15 letters"),
+            ("interface = 'a/b'", "a name of 1 to 15 letters"),
+            ("addresses = []", "give 1 to 8 addresses"),
+            ("addresses = ['10.0.0.1/31']", "no room for clients"),
+            ("addresses = ['10.0.0.0/24']", "names the network"),
+        ] {
+            let error = parse(bad).unwrap_err();
+            assert!(error.starts_with("vpn.toml:1:") && error.contains(cause), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_nodes_file_will_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.toml");
+        let node = include_str!("../../../examples/node.toml");
+        std::fs::write(&path, node).unwrap();
+        let error = VpnConfig::load(&path).unwrap_err().to_string();
+        assert!(error.ends_with("node.toml: there is no [relay.vpn] in it"), "{error}");
+        std::fs::write(&path, format!("{node}\n[relay.vpn]\nmtu = 1300\n")).unwrap();
+        let config = VpnConfig::load(&path).unwrap();
+        assert_eq!((config.mtu, config.state_dir), (1300, folder.path().join("vpn")));
     }
 
     #[test]

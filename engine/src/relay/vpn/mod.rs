@@ -1,11 +1,13 @@
 //! The VPN: a WireGuard endpoint with a TUN device, an address pool and a way to the internet.
 //!
 //! The protocol is [`relay_dp::vpn`]; here are its sockets and device ([`service`]), the host's addresses, routes and
-//! masquerade ([`host`]), the clients' files ([`clients`]) and what people see of it ([`status`]).
+//! masquerade ([`host`]), the clients' files ([`clients`]), what people see of it ([`status`]), and the thread that keeps those files.
 
 pub mod clients;
 pub mod config;
 pub mod host;
+mod keeper;
+mod meters;
 pub mod run;
 pub mod service;
 pub mod status;
@@ -14,7 +16,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use config::VpnConfig;
-pub use run::{connect, serve};
+pub use run::{VpnServer, connect, serve};
 
 /// Why the VPN does not run. Each says in one line what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]

@@ -1,9 +1,9 @@
-//! The VPN on a loop of its own: `topio vpn serve` and `topio vpn connect`.
+//! A server with all that belongs to it, and the VPN on a loop of its own: `topio vpn serve` and `topio vpn connect`.
 
 use std::{
-    collections::BTreeMap,
     net::{Ipv6Addr, SocketAddr},
-    time::{Duration, SystemTime},
+    os::fd::BorrowedFd,
+    time::Duration,
 };
 
 use netio::{
@@ -14,18 +14,17 @@ use relay_dp::vpn::{ClientConfig, Endpoint, EndpointConfig, Nanos, PrivateKey, P
 
 use super::{
     VpnConfig, VpnError,
-    clients::{Client, Registry},
+    clients::Registry,
     host::Host,
+    keeper::{Keeper, Link},
     service::VpnService,
-    status::{self, Rates, Status},
 };
-use crate::{core_loop::Clock, process::Stop};
+use crate::{core_loop::Clock, metrics::CoreMetrics, process::Stop};
 
 /// Bytes in each direction per turn: enough to join, little enough for timers.
 const TURN_BYTES: usize = 1 << 20;
 /// Longest sleep: a stop request is seen by then.
 const MAX_SLEEP: Nanos = 200_000_000;
-const SECOND: Nanos = 1_000_000_000;
 const DEFAULT_MTU: u16 = 1420;
 
 /// Secret bytes from the system.
@@ -36,117 +35,75 @@ pub(super) fn seed() -> Result<[u8; 32], VpnError> {
     Ok(seed)
 }
 
-/// The clients' files and an endpoint that knows what they say.
-pub struct Served {
-    registry: Registry,
-    known: BTreeMap<String, Client>,
-    names: BTreeMap<PublicKey, String>,
-    changed: Option<SystemTime>,
-    rates: Rates,
-    next_look: Nanos,
-    next_status: Nanos,
-    config: VpnConfig,
+/// A server on a core: its packets' loop, its link to its files, and the host around it.
+pub struct VpnServer {
+    service: VpnService,
+    link: Link,
     // After the service has closed the device, the rest of the host is undone.
     _host: Host,
 }
 
-/// Opens everything that a server needs. The second part looks after clients and status; call
-/// [`Served::housekeeping`] at least once a second.
-pub fn open_server(config: &VpnConfig, clock: &Clock) -> Result<(VpnService, Served), VpnError> {
-    let registry = Registry::open(config)?;
-    // One that was killed has left its own behind.
-    Status::remove(&config.state_dir);
-    let endpoint = endpoint(registry.server_key()?, config.mtu, clock)?;
-    let tun = open_tun(&config.interface)?;
-    let host = Host::serve(tun.name(), config)?;
-    let socket = open_socket(config.listen)?;
-    let mut service =
-        VpnService::new(endpoint, socket, tun).map_err(|error| VpnError::Io("packet pool", error))?;
-    let mut served = Served {
-        registry,
-        known: BTreeMap::new(),
-        names: BTreeMap::new(),
-        changed: None,
-        rates: Rates::default(),
-        next_look: 0,
-        next_status: 0,
-        config: config.clone(),
-        _host: host,
-    };
-    served.reload(service.endpoint(), clock.now())?;
-    served.housekeeping(&mut service, clock.now());
-    Ok((service, served))
-}
-
-impl Served {
-    /// Looks for clients that were added or removed, once a second, and rewrites the status, every two.
+impl VpnServer {
+    /// Opens everything that a server needs: its files, the device, the host's addresses and rules, and the port.
     ///
-    /// What goes wrong here is said and tried again: it must not end people's tunnels.
-    pub fn housekeeping(&mut self, service: &mut VpnService, now: Nanos) {
-        if now >= self.next_look {
-            self.next_look = now + SECOND;
-            let changed = self.registry.changed().ok();
-            if changed != self.changed || changed.is_none() {
-                match self.reload(service.endpoint(), now) {
-                    Ok(()) => self.changed = changed,
-                    Err(error) => eprintln!("clients are not looked up: {error}"),
-                }
-            }
-        }
-        if now >= self.next_status {
-            self.next_status = now + status::INTERVAL * SECOND;
-            if let Err(error) = self.status(service, now).write(&self.config.state_dir) {
-                eprintln!("no status: {error}");
-            }
-        }
+    /// # Errors
+    /// See [`VpnError`]. What has been set up by then is undone.
+    pub fn open(config: &VpnConfig, clock: Clock) -> Result<VpnServer, VpnError> {
+        let registry = Registry::open(config)?;
+        let mut endpoint = endpoint(registry.server_key()?, config.mtu, clock)?;
+        let tun = open_tun(&config.interface)?;
+        let host = Host::serve(tun.name(), config)?;
+        let socket = open_socket(config.listen)?;
+        let keeper = Keeper::new(config, registry, &mut endpoint, clock.now())?;
+        let service = VpnService::new(endpoint, socket, tun, clock)
+            .map_err(|error| VpnError::Io("packet pool", error))?;
+        let link = keeper.start().map_err(|error| VpnError::Io("thread", error))?;
+        Ok(VpnServer { service, link, _host: host })
     }
 
-    fn reload(&mut self, endpoint: &mut Endpoint, now: Nanos) -> Result<(), VpnError> {
-        let clients = self.registry.clients()?;
-        for client in
-            self.known.values().filter(|known| !clients.values().any(|client| client.key == known.key))
-        {
-            endpoint.remove_peer(&client.key);
-        }
-        for (name, client) in &clients {
-            if self.known.get(name) != Some(client) {
-                let psk = Some(client.preshared_key.clone());
-                endpoint.set_peer(client.key, psk, &client.networks, None, None, now);
-            }
-        }
-        self.names = clients.iter().map(|(name, client)| (client.key, name.clone())).collect();
-        self.known = clients;
-        Ok(())
+    /// Readable when there is something to do.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.service.descriptor()
     }
 
-    fn status(&mut self, service: &mut VpnService, now: Nanos) -> Status {
-        let (udp, tun) = service.counters();
-        let endpoint = service.endpoint();
-        Status {
-            time: Clock::wall() / 1_000_000,
-            interface: self.config.interface.clone(),
-            listen: self.config.listen.to_string(),
-            public_key: endpoint.public_key().to_string(),
-            peers: self.rates.view(endpoint.peers(), &self.names, now),
-            counters: status::counters(endpoint.counters(), udp, tun),
-        }
+    /// When [`turn`](Self::turn) has something to do though nothing comes.
+    pub fn poll_timeout(&self) -> Nanos {
+        self.service.poll_timeout().unwrap_or(Nanos::MAX).min(self.link.poll_timeout())
     }
-}
 
-impl Drop for Served {
-    fn drop(&mut self) {
-        Status::remove(&self.config.state_dir);
+    /// Moves up to about `budget` bytes in each direction. Returns whether more may be waiting.
+    ///
+    /// # Errors
+    /// When socket or device fail for good.
+    pub fn turn(&mut self, now: Nanos, budget: usize) -> Result<bool, VpnError> {
+        let more = self.service.turn(budget)?;
+        if now >= self.link.poll_timeout() {
+            let totals = self.service.totals();
+            self.link.turn(self.service.endpoint(), totals, now);
+        }
+        Ok(more)
+    }
+
+    /// The key that clients know the server by.
+    pub fn public_key(&self) -> PublicKey {
+        self.service.public_key()
+    }
+
+    /// Adds its numbers to a core's metrics.
+    pub fn report(&self, metrics: &mut CoreMetrics) {
+        self.service.totals().report(self.service.times(), metrics);
     }
 }
 
 /// Serves until `stop` is requested. `ready` is told when clients can connect.
 pub fn serve(config: &VpnConfig, stop: &Stop, ready: impl FnOnce(&PublicKey)) -> Result<(), VpnError> {
     let clock = Clock::start();
-    let (mut service, mut served) = open_server(config, &clock)?;
-    ready(&service.endpoint().public_key());
+    let mut server = VpnServer::open(config, clock)?;
+    ready(&server.public_key());
     while !stop.is_requested() {
-        turn(&mut service, &clock)?;
-        served.housekeeping(&mut service, clock.now());
+        if !server.turn(clock.now(), TURN_BYTES)? {
+            wait(server.descriptor(), server.poll_timeout(), clock)?;
+        }
     }
     Ok(())
 }
@@ -161,7 +118,7 @@ pub fn connect(
 ) -> Result<(), VpnError> {
     let clock = Clock::start();
     let mtu = config.mtu.unwrap_or(DEFAULT_MTU);
-    let mut endpoint = endpoint(config.private_key.clone(), mtu, &clock)?;
+    let mut endpoint = endpoint(config.private_key.clone(), mtu, clock)?;
     for peer in &config.peers {
         let psk = peer.preshared_key.clone();
         let (address, keepalive) = (peer.endpoint, peer.persistent_keepalive);
@@ -173,23 +130,22 @@ pub fn connect(
     let socket = open_socket(local)?;
     ready(tun.name());
     let mut service =
-        VpnService::new(endpoint, socket, tun).map_err(|error| VpnError::Io("packet pool", error))?;
+        VpnService::new(endpoint, socket, tun, clock).map_err(|error| VpnError::Io("packet pool", error))?;
     while !stop.is_requested() {
-        turn(&mut service, &clock)?;
+        if !service.turn(TURN_BYTES)? {
+            wait(service.descriptor(), service.poll_timeout().unwrap_or(Nanos::MAX), clock)?;
+        }
     }
     Ok(())
 }
 
-fn turn(service: &mut VpnService, clock: &Clock) -> Result<(), VpnError> {
-    if !service.turn(clock.now(), TURN_BYTES)? {
-        let now = clock.now();
-        let next = service.poll_timeout().unwrap_or(Nanos::MAX).min(now + MAX_SLEEP);
-        service.wait(Duration::from_nanos(next.saturating_sub(now)))?;
-    }
-    Ok(())
+fn wait(descriptor: BorrowedFd<'_>, until: Nanos, clock: Clock) -> Result<(), VpnError> {
+    let now = clock.now();
+    let timeout = Duration::from_nanos(until.min(now + MAX_SLEEP).saturating_sub(now));
+    netio::wait(&[descriptor], &[], timeout).map_err(|error| VpnError::Io("waiting", error))
 }
 
-fn endpoint(private_key: PrivateKey, mtu: u16, clock: &Clock) -> Result<Endpoint, VpnError> {
+fn endpoint(private_key: PrivateKey, mtu: u16, clock: Clock) -> Result<Endpoint, VpnError> {
     let now = clock.now();
     let config = EndpointConfig {
         private_key,

@@ -2,11 +2,10 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use netio::{TunCounters, udp::UdpCounters};
-use relay_dp::vpn::{Counters, Nanos, PeerStatus, PublicKey};
+use relay_dp::vpn::{Nanos, Network, PeerStatus, PublicKey};
 use serde::{Deserialize, Serialize};
 
-use super::{VpnConfig, VpnError};
+use super::{VpnConfig, VpnError, meters::Totals};
 
 /// Name of the file in the state folder.
 const FILE: &str = "status.json";
@@ -61,11 +60,11 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// How peers are now; `names` gives their names.
-    pub fn view(
+    /// How peers are now; `known` gives a client's name and networks.
+    pub fn view<'a>(
         &mut self,
-        peers: impl Iterator<Item = PeerStatus>,
-        names: &BTreeMap<PublicKey, String>,
+        peers: Vec<PeerStatus>,
+        known: impl Fn(&PublicKey) -> Option<(&'a str, &'a [Network])>,
         now: Nanos,
     ) -> Vec<PeerView> {
         let elapsed = now.saturating_sub(self.at).max(1);
@@ -73,20 +72,22 @@ impl Rates {
             u64::try_from(u128::from(bytes) * 8_000_000_000 / u128::from(elapsed)).unwrap_or(u64::MAX)
         };
         let mut seen = BTreeMap::new();
-        let views = peers.map(|peer| {
+        let views = peers.into_iter().map(|peer| {
             let (bytes_in, bytes_out) =
                 self.last.get(&peer.key).copied().unwrap_or((peer.bytes_in, peer.bytes_out));
             seen.insert(peer.key, (peer.bytes_in, peer.bytes_out));
+            let key = peer.key.to_string();
+            let (name, networks) = known(&peer.key).unwrap_or((&key, &[]));
             PeerView {
-                name: names.get(&peer.key).cloned().unwrap_or_else(|| peer.key.to_string()),
-                key: peer.key.to_string(),
-                networks: peer.networks.iter().map(ToString::to_string).collect(),
+                name: name.to_owned(),
+                networks: networks.iter().map(ToString::to_string).collect(),
                 address: peer.address.map(|address| address.to_string()),
                 handshake_age: peer.last_handshake.map(|at| now.saturating_sub(at) / 1_000_000_000),
                 bytes_in: peer.bytes_in,
                 bytes_out: peer.bytes_out,
                 bits_in: rate(peer.bytes_in.saturating_sub(bytes_in)),
                 bits_out: rate(peer.bytes_out.saturating_sub(bytes_out)),
+                key,
             }
         });
         let mut views: Vec<PeerView> = views.collect();
@@ -96,48 +97,12 @@ impl Rates {
     }
 }
 
-/// Totals of all parts by name, the zeros left out.
+/// Totals by name, the zeros left out.
 #[must_use]
-pub fn counters(endpoint: Counters, udp: UdpCounters, tun: TunCounters) -> BTreeMap<String, u64> {
-    let e = endpoint;
-    let all = [
-        ("packets_in", e.packets_in),
-        ("bytes_in", e.bytes_in),
-        ("packets_out", e.packets_out),
-        ("bytes_out", e.bytes_out),
-        ("keepalives_in", e.keepalives_in),
-        ("handshakes", e.handshakes),
-        ("cookies_sent", e.cookies_sent),
-        ("dropped_garbage", e.dropped_garbage),
-        ("dropped_mac", e.dropped_mac),
-        ("dropped_load", e.dropped_load),
-        ("dropped_handshake", e.dropped_handshake),
-        ("dropped_initiation_replay", e.dropped_initiation_replay),
-        ("dropped_no_session", e.dropped_no_session),
-        ("dropped_forged", e.dropped_forged),
-        ("dropped_replay", e.dropped_replay),
-        ("dropped_expired", e.dropped_expired),
-        ("dropped_not_ip", e.dropped_not_ip),
-        ("dropped_source", e.dropped_source),
-        ("dropped_no_peer", e.dropped_no_peer),
-        ("dropped_no_path", e.dropped_no_path),
-        ("dropped_staged", e.dropped_staged),
-        ("dropped_output", e.dropped_output),
-        ("udp_received", udp.received),
-        ("udp_segments_in", udp.segments_in),
-        ("udp_segments_out", udp.segments_out),
-        ("udp_send_calls", udp.send_calls),
-        ("udp_dropped_full", udp.dropped_full),
-        ("udp_dropped_malformed", udp.dropped_malformed),
-        ("udp_refused", udp.refused),
-        ("udp_send_full", udp.send_full),
-        ("udp_unsegmented", udp.unsegmented),
-        ("tun_read", tun.read),
-        ("tun_written", tun.written),
-        ("tun_refused", tun.refused),
-        ("tun_full", tun.full),
-    ];
-    all.into_iter().filter(|(_, value)| *value > 0).map(|(name, value)| (name.to_owned(), value)).collect()
+pub fn counters(totals: &Totals) -> BTreeMap<String, u64> {
+    let work = totals.work().map(|(name, value)| (name.to_owned(), value));
+    let drops = totals.drops().map(|(cause, value)| (format!("dropped_{cause}"), value));
+    work.into_iter().chain(drops).filter(|(_, value)| *value > 0).collect()
 }
 
 impl Status {
@@ -157,7 +122,7 @@ impl Status {
     pub fn read(config: &VpnConfig, unix_time: u64) -> Result<Status, VpnError> {
         let path = config.state_dir.join(FILE);
         let stopped = || {
-            VpnError::Refused("no VPN runs with this configuration: start it with «topio vpn serve»".into())
+            VpnError::Refused("no VPN runs with this configuration: start it with «topio vpn serve», or the node that has it".into())
         };
         let text = fs::read_to_string(&path).map_err(|_| stopped())?;
         let status: Status = serde_json::from_str(&text).map_err(|error| VpnError::file(&path, error))?;

@@ -243,6 +243,7 @@ fn run_data(plan: &Plan, genesis: &Genesis, load: &LoadResult, observed: Observe
         samples: load.samples.clone(),
         stages: observed.stages.into_iter().collect(),
         validator_use: observed.validators,
+        relays: observed.relays,
         machine: Machine::read(),
         configuration: plan.configuration(genesis),
     }

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use engine::metrics::{CoreMetrics, CoreUse as Counters, NodeMetrics};
-use perf::report::{CoreUse, LatencyHistogram, Sample, Shares, Stage, ValidatorUse};
+use engine::metrics::{CoreMetrics, CoreUse as Counters, NodeMetrics, Phase};
+use perf::report::{CoreUse, LatencyHistogram, RelayUse, Sample, Shares, Stage, ValidatorUse};
 
 use crate::rpc::Rpc;
 
@@ -51,6 +51,8 @@ struct Observation {
 pub struct Observed {
     /// By validator, those that told nothing left out.
     pub validators: Vec<ValidatorUse>,
+    /// What they relayed meanwhile.
+    pub relays: Vec<RelayUse>,
     /// By stage, merged over validators.
     pub stages: Vec<(Stage, LatencyHistogram)>,
 }
@@ -84,6 +86,7 @@ impl Observers {
         for Observer { name, moments, thread } in self.0 {
             drop(moments);
             let observation = thread.join().expect("an observer does not panic");
+            observed.relays.extend(observation.relays(&name));
             observed.validators.extend(observation.cost(name, samples.len()));
             observation.add_stages(&mut stages);
         }
@@ -124,6 +127,19 @@ impl Observation {
             cpu_seconds,
             cores: cores.iter().map(|core| self.core(core, samples)).collect(),
         })
+    }
+
+    /// What the validator relayed.
+    fn relays(&self, name: &str) -> Vec<RelayUse> {
+        let Some(end) = &self.end else { return Vec::new() };
+        // Where the validator was restarted its counters began anew.
+        let began = |begin: &&NodeMetrics| begin.process.cpu_seconds <= end.process.cpu_seconds;
+        let begin = self.begin.as_ref().filter(began).map(|begin| &begin.metrics);
+        let before = |core| begin.and_then(|begin| find(&begin.cores, core));
+        let spent = end.metrics.cores.iter().map(|core| since(core, before(core.core)));
+        let (relay, all) = spent
+            .fold((0, 0), |(relay, all), core| (relay + core.phase_ns(Phase::Relay), all + passed(&core)));
+        RelayUse::between(name, begin, &end.metrics, relay as f64 / all.max(1) as f64)
     }
 
     fn core(&self, end: &Counters, samples: usize) -> CoreUse {
@@ -206,7 +222,7 @@ fn interval(points: &[Option<Counters>], index: usize) -> Shares {
 
 #[cfg(test)]
 mod tests {
-    use engine::metrics::{Phase, ProcessUse, Stages};
+    use engine::metrics::{ProcessUse, Stages};
 
     use super::*;
 

@@ -34,6 +34,10 @@ Examples:
   topio devnet --payees 255 --rate 500               multi-transfers
   topio devnet --keep                                leave it up until Ctrl-C
   topio devnet --duration 0 --keep --resume          take up the former one, without load
+  topio devnet --relay relay.toml --keep             one validator is a VPN or TURN server, too
+
+A relay.toml: [relay.vpn] and public_address = \"192.0.2.1:51820\" (takes root), or [relay.turn] and its keys.
+A client of that VPN: topio vpn add-client phone --config topio-data/v0/node.toml
 
 Validators are processes of their own, on loopback; they end with this command. Their files stay in the data directory.";
 
@@ -62,6 +66,9 @@ pub struct Arguments {
     /// Each validator checks the signatures of every block, instead of f + 1 of them for all
     #[arg(long, conflicts_with = "resume")]
     check_all: bool,
+    /// The first validator relays people's packets, too: a file with [relay.turn] or [relay.vpn] of a node.toml, or both
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    relay: Option<PathBuf>,
     /// Transactions per second
     #[arg(long, default_value_t = DEFAULT_RATE)]
     rate: u64,
@@ -141,7 +148,7 @@ pub fn run(arguments: &Arguments, format: Format) -> Outcome {
     let mut devnet = if arguments.resume {
         Devnet::resume(&program, &arguments.data_dir)?
     } else {
-        Devnet::create(&program, &arguments.data_dir, arguments.sizes())?
+        Devnet::create(&program, &arguments.data_dir, arguments.sizes(), arguments.relay.as_deref())?
     };
     let outcome = live(&mut devnet, &program, arguments, format, &interrupt);
     let killed = devnet.stop();

@@ -37,6 +37,7 @@ const ADD_HELP: &str = "\
 Examples:
   topio vpn add-client phone                    # scan the code with the WireGuard app
   topio vpn add-client laptop > laptop.conf     # for wg-quick, NetworkManager or «topio vpn connect»
+  topio vpn add-client tv --config node.toml    # of a validator that relays
 
 A VPN that runs takes the client in within a second. The client's secret key is printed once and kept nowhere.";
 
@@ -76,7 +77,7 @@ pub enum Command {
         config: ConfigArgument,
     },
     /// Show a running VPN's clients, handshakes, bytes and rates
-    #[command(after_help = "Example:\n  topio vpn status")]
+    #[command(after_help = "Examples:\n  topio vpn status\n  topio vpn status --config node.toml")]
     Status {
         #[command(flatten)]
         config: ConfigArgument,
@@ -95,7 +96,7 @@ pub enum Command {
 /// Where the VPN's configuration is.
 #[derive(Debug, clap::Args)]
 pub struct ConfigArgument {
-    /// The VPN's configuration (TOML)
+    /// The VPN's configuration (TOML), or that of a node with a [relay.vpn]
     #[arg(long, value_name = "FILE", default_value = "vpn.toml")]
     config: PathBuf,
 }

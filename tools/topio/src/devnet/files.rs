@@ -15,6 +15,7 @@ use engine::{
         dev::{dev_account_key, dev_allocations},
     },
     keyfile,
+    relay::RelayConfig,
 };
 use serde::Serialize;
 
@@ -25,6 +26,7 @@ const RECORD: &str = "devnet.json";
 const LOCK: &str = "devnet.lock";
 const SEED: &str = "accounts.seed";
 const ACCOUNT: &str = "account-0.key";
+const RELAY: &str = "relay.toml";
 const NAME: &str = "devnet";
 
 /// Where the files of a devnet are.
@@ -85,6 +87,11 @@ impl Layout {
         self.node(index).join("node.log")
     }
 
+    /// What the first validator relays with; absent where it relays nothing.
+    pub fn relay(&self) -> PathBuf {
+        self.folder.join(RELAY)
+    }
+
     pub(super) fn lock(&self) -> Result<File, DevnetError> {
         let path = self.folder.join(LOCK);
         let options = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
@@ -123,7 +130,7 @@ impl Layout {
         for index in 0..record.nodes.len() {
             remove(&self.node(index), |path| fs::remove_dir_all(path))?;
         }
-        for file in [GENESIS_FILE, ALLOCATIONS_FILE, SEED, ACCOUNT, RECORD] {
+        for file in [GENESIS_FILE, ALLOCATIONS_FILE, SEED, ACCOUNT, RELAY, RECORD] {
             remove(&self.folder.join(file), |path| fs::remove_file(path))?;
         }
         Ok(())
@@ -185,11 +192,28 @@ fn write_seed(path: &Path, seed: &[u8; 32]) -> Result<(), DevnetError> {
 pub(super) fn write_configs(layout: &Layout, record: &Record) -> Result<(), DevnetError> {
     let genesis = Genesis::load(&layout.genesis())?;
     let keys: Vec<Address> = genesis.validators().iter().map(|validator| validator.key).collect();
+    let relay = layout.relay();
+    let relay = if relay.exists() {
+        fs::read_to_string(&relay).map_err(error(&relay, "read"))?
+    } else {
+        String::new()
+    };
     for index in 0..record.nodes.len() {
         let path = layout.config(index);
-        fs::write(&path, config(record, &keys, index)).map_err(error(&path, "written"))?;
+        let mut text = config(record, &keys, index);
+        if index == 0 {
+            text += &relay;
+        }
+        fs::write(&path, text).map_err(error(&path, "written"))?;
     }
     Ok(())
+}
+
+/// Takes over what the first validator relays with: the sections `[relay…]` of a node's configuration.
+pub(super) fn take_relay(layout: &Layout, from: &Path) -> Result<(), DevnetError> {
+    let text = fs::read_to_string(from).map_err(error(from, "read"))?;
+    RelayConfig::check(from, &text)?;
+    fs::write(layout.relay(), format!("\n{text}")).map_err(error(&layout.relay(), "written"))
 }
 
 /// The keys of a node's configuration that a devnet sets; see `engine/examples/node.toml`.
@@ -262,7 +286,7 @@ mod tests {
         Sizes { validators: 4, tables: 8, lanes: 2, cores: 1, accounts: 5, balance: 7, check_all: false };
 
     fn create(folder: &Path) -> Result<Devnet, DevnetError> {
-        Devnet::create(Path::new("topio"), folder, SIZES)
+        Devnet::create(Path::new("topio"), folder, SIZES, None)
     }
 
     #[test]
@@ -276,6 +300,25 @@ mod tests {
             assert_eq!((setup.cores, setup.config.cores.pin), (1, false));
             assert_eq!(setup.config.listen.rpc, node.ports().rpc_address());
             assert_eq!(setup.genesis.supply(), 35);
+        }
+    }
+
+    #[test]
+    fn the_first_validator_relays_what_a_file_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, data) = (folder.path().join("r.toml"), folder.path().join("data"));
+        let create = || Devnet::create(Path::new("topio"), &data, SIZES, Some(&file));
+        fs::write(&file, "[relay.vpn]\nmtu = 1300\n").unwrap();
+        let layout = create().unwrap().layout().clone();
+        let relay = |index| Setup::load(&layout.config(index)).unwrap().config.relay;
+        assert_eq!(relay(0).vpn.unwrap().mtu, 1300);
+        assert!(!relay(1).has_relay());
+        drop(Devnet::resume(Path::new("topio"), &data).unwrap());
+        assert!(relay(0).has_relay());
+        for bad in ["[relay.vpn]\nmtu = 1\n", "[log]\n", ""] {
+            fs::write(&file, bad).unwrap();
+            let error = create().unwrap_err().to_string();
+            assert!(error.contains("r.toml:"), "{error}");
         }
     }
 

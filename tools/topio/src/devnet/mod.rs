@@ -6,6 +6,7 @@
 //!          genesis.toml, allocations.bin
 //!          accounts.seed    what the funded accounts' keys follow from
 //!          account-0.key    the first of them, for `topio transfer`
+//!          relay.toml       what v0 relays people's packets with, if anything
 //!          v0/ v1/ …        validator.key, node.toml, data/, node.log
 //! ```
 //!
@@ -26,6 +27,7 @@ use std::{
 
 use dag::keys::KeyPair;
 use engine::{
+    config::TomlFileError,
     genesis::{GenesisError, dev::dev_account_key},
     keyfile::KeyFileError,
 };
@@ -65,6 +67,9 @@ pub enum DevnetError {
     /// A validator's key can't be written.
     #[error(transparent)]
     Key(#[from] KeyFileError),
+    /// What the first validator relays with.
+    #[error(transparent)]
+    Relay(#[from] TomlFileError),
     /// The operating system refused.
     #[error("{path} can't be {action}: {source}")]
     Io {
@@ -113,7 +118,7 @@ impl From<DevnetError> for Failure {
             E::Interrupted => Failure::Interrupted,
             E::NotReady { .. } => Failure::TimedOut(error.to_string()),
             E::Died { .. } | E::Io { .. } | E::Ports(_) => Failure::failed(error),
-            E::Foreign(_) | E::Nothing(_) | E::Running(_) | E::Genesis(_) | E::Key(_) => {
+            E::Foreign(_) | E::Nothing(_) | E::Running(_) | E::Genesis(_) | E::Key(_) | E::Relay(_) => {
                 Failure::usage(error)
             }
         }
@@ -132,17 +137,25 @@ pub struct Devnet {
 
 impl Devnet {
     /// Makes a new network in `folder`, which is empty, absent, or a former devnet that is then replaced. `program` is the
-    /// `topio` executable. No validator runs yet.
+    /// `topio` executable. The first validator relays what the file `relay` says. No validator runs yet.
     ///
     /// # Errors
     /// The folder is something else's or in use, the sizes are impossible, or the system refuses.
-    pub fn create(program: &Path, folder: &Path, sizes: Sizes) -> Result<Devnet, DevnetError> {
+    pub fn create(
+        program: &Path,
+        folder: &Path,
+        sizes: Sizes,
+        relay: Option<&Path>,
+    ) -> Result<Devnet, DevnetError> {
         let layout = Layout::new(folder)?;
         let lock = layout.lock()?;
         layout.clear()?;
         let record = Record::new(sizes)?;
         layout.write_record(&record)?;
         files::make_network(&layout, &record)?;
+        if let Some(relay) = relay {
+            files::take_relay(&layout, relay)?;
+        }
         Devnet::assemble(program, layout, record, lock)
     }
 

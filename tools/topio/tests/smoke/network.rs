@@ -77,7 +77,7 @@ impl Network {
     pub fn start_with(sizes: Sizes, prepare: impl FnOnce(&Devnet)) -> Network {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let devnet = Devnet::create(Path::new(PROGRAM), &folder.path().join("devnet"), sizes);
+        let devnet = Devnet::create(Path::new(PROGRAM), &folder.path().join("devnet"), sizes, None);
         let mut devnet = devnet.expect("a devnet can be made");
         prepare(&devnet);
         devnet.start().expect("validators can be started");

@@ -26,7 +26,7 @@ const SIZES: Sizes = Sizes {
 fn a_validator_relays_on_its_own_core() {
     let folder = tempfile::tempdir().unwrap();
     let program = Path::new(env!("CARGO_BIN_EXE_topio"));
-    let mut devnet = Devnet::create(program, &folder.path().join("devnet"), SIZES).unwrap();
+    let mut devnet = Devnet::create(program, &folder.path().join("devnet"), SIZES, None).unwrap();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port(Ipv4Addr::LOCALHOST.into())));
     let mut config = OpenOptions::new().append(true).open(devnet.layout().config(0)).unwrap();
     writeln!(

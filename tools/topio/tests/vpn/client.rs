@@ -74,8 +74,7 @@ fn commands_say_what_is_wrong() -> anyhow::Result<()> {
         assert_eq!(said.lines().count(), 1, "{said}");
         Ok(())
     };
-    let config = place.config();
-    let config = text(&config);
+    let config = text(&place.config);
     fails(&["vpn", "status", "--config", config], "no VPN runs")?;
     fails(&["vpn", "add-client", "a b", "--config", config], "no name for a client")?;
     fails(&["vpn", "remove-client", "nobody", "--config", config], "no client")?;

@@ -7,5 +7,6 @@
 //! ```
 
 mod client;
+mod node;
 mod place;
 mod server;

@@ -25,6 +25,8 @@ pub struct Place {
     pub server: Namespace,
     pub internet: Namespace,
     pub folder: TempDir,
+    /// Of the VPN, or of the node that has it.
+    pub config: PathBuf,
 }
 
 impl Place {
@@ -42,18 +44,14 @@ impl Place {
             &[("198.51.100.1/24", "198.51.100.2/24"), ("2001:db8:2::1/64", "2001:db8:2::2/64")],
         )?;
         let folder = tempfile::tempdir()?;
-        fs::write(folder.path().join("vpn.toml"), "public_address = '192.0.2.1:51820'\n")?;
-        Ok(Place { client, server, internet, folder })
-    }
-
-    pub fn config(&self) -> PathBuf {
-        self.folder.path().join("vpn.toml")
+        let config = folder.path().join("vpn.toml");
+        fs::write(&config, "public_address = '192.0.2.1:51820'\n")?;
+        Ok(Place { client, server, internet, folder, config })
     }
 
     /// Starts `topio vpn serve` and waits until it answers.
     pub fn serve(&self) -> anyhow::Result<Running> {
-        let config = self.config();
-        let mut running = self.server.start(TOPIO, &["vpn", "serve", "--config", text(&config)])?;
+        let mut running = self.server.start(TOPIO, &["vpn", "serve", "--config", text(&self.config)])?;
         eventually("the server is ready", || {
             if running.has_ended() {
                 bail!("the server has ended");
@@ -65,9 +63,8 @@ impl Place {
 
     /// Adds a client and returns its configuration's file.
     pub fn add_client(&self, name: &str) -> anyhow::Result<PathBuf> {
-        let output = Command::new(TOPIO)
-            .args(["vpn", "add-client", name, "--config", text(&self.config())])
-            .output()?;
+        let output =
+            Command::new(TOPIO).args(["vpn", "add-client", name, "--config", text(&self.config)]).output()?;
         if !output.status.success() {
             bail!("{}", String::from_utf8_lossy(&output.stderr));
         }
@@ -78,9 +75,8 @@ impl Place {
 
     /// What `topio vpn status --json` says.
     pub fn status(&self) -> anyhow::Result<serde_json::Value> {
-        let output = Command::new(TOPIO)
-            .args(["vpn", "status", "--json", "--config", text(&self.config())])
-            .output()?;
+        let output =
+            Command::new(TOPIO).args(["vpn", "status", "--json", "--config", text(&self.config)]).output()?;
         if !output.status.success() {
             bail!("{}", String::from_utf8_lossy(&output.stderr));
         }
@@ -144,6 +140,16 @@ impl Foreign {
             namespace.ip(&["route", "add", network, "dev", device])?;
         }
         Ok(Foreign { device: device.into(), _process: process })
+    }
+}
+
+impl Foreign {
+    /// Has the peer forget its sessions and know its configuration anew.
+    pub fn restart_sessions(&self, namespace: &Namespace, config: &Path) -> anyhow::Result<()> {
+        let stripped = config.with_extension("wg");
+        let known = namespace.run("wg", &["show", &self.device, "peers"])?;
+        namespace.run("wg", &["set", &self.device, "peer", known.trim(), "remove"])?;
+        namespace.run("wg", &["setconf", &self.device, text(&stripped)]).map(drop)
     }
 }
 

@@ -4,7 +4,9 @@ use std::fs;
 
 use anyhow::bail;
 
-use crate::place::{Foreign, Place, SERVER, TOPIO, assert_everything_passes, eventually, ping, text};
+use crate::place::{
+    Foreign, INTERNET6, Place, SERVER, TOPIO, assert_everything_passes, eventually, ping, text,
+};
 
 #[test]
 fn wireguard_go_connects() -> anyhow::Result<()> {
@@ -77,12 +79,39 @@ fn strangers_are_counted_and_harm_nothing() -> anyhow::Result<()> {
     ping(&place.client, SERVER)?;
 
     let removed = std::process::Command::new(TOPIO)
-        .args(["vpn", "remove-client", "laptop", "--config", text(&place.config())])
+        .args(["vpn", "remove-client", "laptop", "--config", text(&place.config)])
         .status()?;
     assert!(removed.success());
     eventually("a removed client is out", || {
         if ping(&place.client, SERVER).is_err() { Ok(()) } else { bail!("it still gets answers") }
     })
+}
+
+#[test]
+fn datagrams_that_come_twice_and_new_sessions_do_no_harm() -> anyhow::Result<()> {
+    let place = Place::new()?;
+    let _server = place.serve()?;
+    let config = place.add_client("laptop")?;
+    let peer = Foreign::client("wireguard-go", &place.client, &config)?;
+    eventually("the tunnel is up", || ping(&place.client, SERVER))?;
+    // Every datagram to the server goes out twice.
+    let rules = place.folder.path().join("twice.nft");
+    let chain = "type filter hook output priority 0; udp dport 51820 dup to 192.0.2.1 device outer";
+    fs::write(&rules, format!("table ip twice {{\n chain out {{\n {chain}\n }}\n}}\n"))?;
+    place.client.run("nft", &["-f", text(&rules)])?;
+    place.client.run("ping", &["-f", "-c", "500", SERVER])?;
+    place.client.run("nft", &["delete", "table", "ip", "twice"])?;
+    let replays = place.counter("dropped_replay")?;
+    assert!(replays >= 450, "{replays} of 500 that came twice");
+    // A peer that forgets its sessions makes new ones, and what is on its way meanwhile waits for them.
+    let handshakes = place.counter("handshakes")?;
+    for _ in 0..3 {
+        peer.restart_sessions(&place.client, &config)?;
+        eventually("a new session", || ping(&place.client, SERVER))?;
+    }
+    let now = place.counter("handshakes")?;
+    assert!(now >= handshakes + 3, "{handshakes} handshakes before, {now} now");
+    ping(&place.client, INTERNET6)
 }
 
 #[test]
