@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | [`loadgen`], [`client`] | open-loop load on a network, and the clients of its submission port |
 //! | [`report`] | the report of such a run |
-//! | [`exec`], [`log`], [`restart`], [`idle`], [`sig`], [`turn`], [`vpn`] | the commands of `perf`: figures that such a load does not show |
+//! | [`exec`], [`log`], [`restart`], [`idle`], [`sig`], [`turn`], [`vpn`], [`mixed`] | the commands of `perf`: figures that such a load does not show |
 //! | [`network`], [`netns`] | validators as processes on this machine; network namespaces |
 //! | [`figure`], [`progress`] | measured values beside their goals, and how far a measurement is |
 
@@ -15,6 +15,7 @@ pub mod idle;
 mod install;
 pub mod loadgen;
 pub mod log;
+pub mod mixed;
 pub mod netns;
 pub mod network;
 pub mod progress;

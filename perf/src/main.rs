@@ -5,7 +5,7 @@
 use std::{fmt::Display, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use perf::{exec, idle, log, network, restart, sig, turn, vpn};
+use perf::{exec, idle, log, mixed, network, restart, sig, turn, vpn};
 use serde::Serialize;
 
 #[global_allocator]
@@ -57,6 +57,11 @@ enum Command {
     /// One end of a VPN that is measured
     #[command(hide = true)]
     VpnEnd(vpn::End),
+    /// A VPN and agreement on the same cores
+    Mixed(mixed::Arguments),
+    /// The part of `mixed` in the validators' namespace
+    #[command(hide = true)]
+    MixedInside(mixed::Inside),
     /// What a signature costs in a batch, beside ed25519-dalek
     Sig(sig::Arguments),
     /// A validator of a measured network
@@ -78,6 +83,8 @@ fn main() -> ExitCode {
         Command::TurnServer { port } => turn::serve(*port).map(|()| String::new()),
         Command::Vpn(arguments) => vpn::run(arguments).map(|facts| render(&facts, cli.json)),
         Command::VpnEnd(end) => vpn::serve(end).map(|()| String::new()),
+        Command::Mixed(arguments) => mixed::run(arguments).map(|facts| render(&facts, cli.json)),
+        Command::MixedInside(inside) => mixed::run_inside(inside),
         Command::Sig(arguments) => sig::run(arguments).map(|facts| render(&facts, cli.json)),
         Command::Node { config } => network::serve(config).map(|()| String::new()),
     };

@@ -4,6 +4,8 @@ use std::{
     ffi::OsStr,
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
@@ -11,10 +13,12 @@ use anyhow::{Context, bail};
 /// Makes names of one process differ.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// A network namespace, removed when dropped.
+/// A network namespace, removed when dropped by who has made it.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
+    /// Whether this process has made it.
+    ours: bool,
 }
 
 impl Namespace {
@@ -26,9 +30,15 @@ impl Namespace {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("topio-{role}-{}-{number}", std::process::id());
         ip(&["netns", "add", &name]).context("network namespaces take root and iproute2")?;
-        let namespace = Namespace { name };
+        let namespace = Namespace { name, ours: true };
         namespace.ip(&["link", "set", "lo", "up"])?;
         Ok(namespace)
+    }
+
+    /// One that another process has made; it is that one's to remove.
+    #[must_use]
+    pub fn existing(name: &str) -> Namespace {
+        Namespace { name: name.to_owned(), ours: false }
     }
 
     /// Its name.
@@ -97,7 +107,9 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = ip(&["netns", "del", &self.name]);
+        if self.ours {
+            let _ = ip(&["netns", "del", &self.name]);
+        }
     }
 }
 
@@ -135,6 +147,20 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Tries until it works, or the time is over.
+///
+/// # Errors
+/// Those of the last attempt.
+pub fn patiently<T>(patience: Duration, mut attempt: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let began = Instant::now();
+    loop {
+        match attempt() {
+            Err(_) if began.elapsed() < patience => sleep(Duration::from_millis(50)),
+            outcome => return outcome,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use dag::{ChainId, keys::KeyPair};
 pub use self::process::{Process, cpu_time_of, serve, stop_with_parent};
 
 use crate::{
-    loadgen::{self, LoadResult, Target, Workload},
+    loadgen::{self, LoadResult, Prepared, Target, Workload},
     progress::Progress,
 };
 
@@ -101,6 +101,26 @@ impl Network {
         Ok(())
     }
 
+    /// Adds sections to a validator's configuration, before it is started.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn append_config(&self, validator: usize, sections: &str) -> anyhow::Result<()> {
+        let path = self.config(validator);
+        let text = std::fs::read_to_string(&path)?;
+        Ok(std::fs::write(path, text + sections)?)
+    }
+
+    /// A validator's configuration.
+    pub fn config(&self, validator: usize) -> PathBuf {
+        self.places[validator].config()
+    }
+
+    /// Where a validator answers questions.
+    pub fn rpc(&self, validator: usize) -> SocketAddr {
+        self.places[validator].rpc
+    }
+
     /// The network's id.
     pub fn chain(&self) -> ChainId {
         self.chain
@@ -165,20 +185,8 @@ impl Network {
     /// # Errors
     /// The network does not answer, or refuses or loses some of them.
     pub fn load(&self, rate: u64, duration: Duration, progress: &Progress) -> anyhow::Result<LoadResult> {
-        let target = Target {
-            submission: self.places.iter().map(|place| place.submission).collect(),
-            chain: self.chain,
-            epoch: 0,
-            tables: self.sizes.tables,
-            validators: self.sizes.validators,
-        };
-        let workload = Workload {
-            warm_up: Duration::ZERO,
-            drain: Duration::from_secs(60),
-            ..Workload::transfers(self.senders.clone(), rate, duration)
-        };
         progress.note(format!("load: {rate} transfers per second for {} s", duration.as_secs_f64()));
-        let prepared = loadgen::prepare(&target, workload, &mut |_| {})?;
+        let prepared = self.prepare(rate, Duration::ZERO, duration)?;
         let result = prepared.run(None, &AtomicBool::new(false), &mut |_| {})?;
         let (committed, offered) = (result.committed, result.offered);
         ensure!(
@@ -187,5 +195,25 @@ impl Network {
             result.rejected
         );
         Ok(result)
+    }
+
+    /// Signs transfers among the senders, to be offered at a rate.
+    ///
+    /// # Errors
+    /// The network does not answer.
+    pub fn prepare(&self, rate: u64, warm_up: Duration, duration: Duration) -> anyhow::Result<Prepared> {
+        let target = Target {
+            submission: self.places.iter().map(|place| place.submission).collect(),
+            chain: self.chain,
+            epoch: 0,
+            tables: self.sizes.tables,
+            validators: self.sizes.validators,
+        };
+        let workload = Workload {
+            warm_up,
+            drain: Duration::from_secs(60),
+            ..Workload::transfers(self.senders.clone(), rate, duration)
+        };
+        Ok(loadgen::prepare(&target, workload, &mut |_| {})?)
     }
 }

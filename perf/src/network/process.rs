@@ -89,6 +89,11 @@ impl Process {
         }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// When it was started.
     pub fn started(&self) -> Instant {
         self.started

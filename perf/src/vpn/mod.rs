@@ -7,10 +7,11 @@
 //! What counts is bits per second of processor time. Two sums are shown: the whole machine's (the VPN's two ends, the kernel's
 //! work, and iperf3 itself, which all contenders pay alike), and that of the VPN's processes alone.
 
+mod memory;
+
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
-    thread::sleep,
     time::{Duration, Instant},
 };
 
@@ -21,7 +22,7 @@ use serde::Serialize;
 
 use crate::{
     figure::{self, Figure, Goal, columns, median, number},
-    netns::{Namespace, Running},
+    netns::{self, Namespace, Running},
 };
 
 const TCP: Goal =
@@ -32,6 +33,7 @@ const UDP: Goal = Goal {
     required: 1.5,
     aim: 4.0,
 };
+const MEMORY: Goal = Goal { what: "memory of 10,000 idle clients", unit: "MB", required: 100.0, aim: 30.0 };
 const DEVICE: &str = "wg-perf";
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Ticks of /proc per second.
@@ -43,6 +45,7 @@ const EXAMPLES: &str = "\
 Examples:
   perf vpn
   perf vpn --others gotatun,boringtun-cli,wireguard-go --seconds 5
+  perf vpn --memory-only
   perf vpn --json
 
 Takes root, iproute2, iperf3 and wireguard-tools. The others are programs that take «--foreground DEVICE»; those that are not
@@ -59,11 +62,20 @@ pub struct Arguments {
     #[arg(long, default_value_t = 3)]
     rounds: u32,
     /// The other VPNs
-    #[arg(long, value_delimiter = ',', default_value = "gotatun,wireguard-go")]
+    #[arg(long, value_delimiter = ',', default_value = "gotatun,boringtun-cli,wireguard-go")]
     others: Vec<String>,
     /// Leave UDP out
-    #[arg(long)]
+    #[arg(long, conflicts_with = "udp_only")]
     tcp_only: bool,
+    /// Leave TCP out
+    #[arg(long)]
+    udp_only: bool,
+    /// Idle clients whose memory is measured first, and told as that of 10,000
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    clients: u32,
+    /// Measure memory only
+    #[arg(long)]
+    memory_only: bool,
 }
 
 /// A client's configuration, as a hidden command of this program runs it.
@@ -133,6 +145,11 @@ impl fmt::Display for Facts {
 /// # Errors
 /// Without root or the tools; or when a tunnel does not come up.
 pub fn run(arguments: &Arguments) -> anyhow::Result<Facts> {
+    let memory = memory::of_idle_clients(arguments.clients)? / f64::from(arguments.clients) * 10_000.0 / 1e6;
+    let memory = MEMORY.judge(memory);
+    if arguments.memory_only {
+        return Ok(Facts { contenders: Vec::new(), figures: vec![memory] });
+    }
     let mut contenders = vec![Contender { name: "topio".into(), tcp: Vec::new(), udp: Vec::new() }];
     for other in &arguments.others {
         if std::process::Command::new(other).arg("--version").output().is_ok() {
@@ -145,7 +162,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Facts> {
         for contender in &mut contenders {
             eprintln!("round {round} of {}: {}", arguments.rounds, contender.name);
             let tunnel = Tunnel::open(&contender.name)?;
-            contender.tcp.push(tunnel.transfer(&["-t", &arguments.seconds.to_string()])?.0);
+            if !arguments.udp_only {
+                contender.tcp.push(tunnel.transfer(&["-t", &arguments.seconds.to_string()])?.0);
+            }
             if !arguments.tcp_only {
                 contender.udp.push(tunnel.best_udp(arguments.seconds)?);
             }
@@ -157,7 +176,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Facts> {
         (others > 0.0).then(|| per_cpu(&contenders[0]) / others)
     };
     let figures = [(TCP, best(|c| &c.tcp)), (UDP, best(|c| &c.udp))];
-    let figures = figures.iter().filter_map(|(goal, value)| value.map(|value| goal.judge(value))).collect();
+    let figures = figures.iter().filter_map(|(goal, value)| value.map(|value| goal.judge(value)));
+    let figures = figures.chain([memory]).collect();
     Ok(Facts { contenders, figures })
 }
 
@@ -197,7 +217,7 @@ impl Tunnel {
         };
         let ends = [start(0, &one)?, start(1, &two)?];
         let tunnel = Tunnel { ends, one, two, _folder: folder };
-        patiently(|| tunnel.one.run("ping", &["-c", "1", "-W", "1", "10.99.0.2"]))
+        netns::patiently(PATIENCE, || tunnel.one.run("ping", &["-c", "1", "-W", "1", "10.99.0.2"]))
             .context("the tunnel does not come up")?;
         Ok(tunnel)
     }
@@ -205,7 +225,7 @@ impl Tunnel {
     /// One transfer from one to two; also the share that was lost, percent.
     fn transfer(&self, extra: &[&str]) -> anyhow::Result<(Run, f64)> {
         let _server = self.two.start("iperf3", &["-s", "-1"])?;
-        patiently(|| match self.two.run("ss", &["-Htln", "sport", "=", ":5201"]) {
+        netns::patiently(PATIENCE, || match self.two.run("ss", &["-Htln", "sport", "=", ":5201"]) {
             Ok(said) if said.is_empty() => bail!("iperf3 does not listen"),
             other => other,
         })?;
@@ -270,20 +290,10 @@ fn start_end(
     let wg_only = text.lines().filter(|line| !line.starts_with("Address") && !line.starts_with("MTU"));
     fs::write(file, wg_only.collect::<Vec<_>>().join("\n"))?;
     let process = namespace.start("env", &["WG_SUDO=true", program, "--foreground", device])?;
-    patiently(|| namespace.run("wg", &["setconf", device, path]))?;
+    netns::patiently(PATIENCE, || namespace.run("wg", &["setconf", device, path]))?;
     namespace.ip(&["address", "add", &config.addresses[0].to_string(), "dev", device])?;
     namespace.ip(&["link", "set", device, "mtu", "1420", "up"])?;
     Ok(process)
-}
-
-fn patiently<T>(mut attempt: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let began = Instant::now();
-    loop {
-        match attempt() {
-            Err(_) if began.elapsed() < PATIENCE => sleep(Duration::from_millis(50)),
-            outcome => return outcome,
-        }
-    }
 }
 
 /// Processor time of the whole machine that was not idle.

@@ -1,0 +1,427 @@
+//! `perf mixed`: a VPN and agreement on the same cores.
+//!
+//! ```text
+//! client ── veth ── edge     four validators, the first of which is the client's VPN, and the load, share the machine's cores
+//! ```
+//!
+//! Client, `ping` and `iperf3` stand for other machines: they run at real-time priority, so that their waiting for a core is not
+//! taken for the validator's. The work that they cost is taken from the same cores, though.
+//!
+//! What is asked of the machine at its peak is the rate that it commits when it is offered far more. How much of that gets lost
+//! beside 500 Mbit/s is counted by processor time: transfers per second of what validators (without their relay stage) and the
+//! load had, and of what nobody had. So what the VPN itself takes is no loss, and a core that idles is one.
+
+use std::{
+    fmt, fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use engine::relay::vpn::{VpnConfig, clients::Registry};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    figure::{self, Figure, Goal, columns, median, number},
+    loadgen::LoadResult,
+    netns::{self, Namespace, Running},
+    network::{self, Network, Process, Sizes},
+    progress::Progress,
+    report::Machine,
+};
+
+const PING: Goal = Goal { what: "VPN ping p99 at 80 % of the peak", unit: "ms", required: 2.0, aim: 0.5 };
+const LOSS: Goal = Goal {
+    what: "transfers per CPU second lost beside 500 Mbit/s of VPN",
+    unit: "%",
+    required: 10.0,
+    aim: 3.0,
+};
+const SERVER: &str = "10.77.0.1";
+const PATIENCE: Duration = Duration::from_secs(30);
+const WARM_UP: Duration = Duration::from_secs(1);
+const SNAPSHOT_BYTES: u64 = 256 << 20;
+/// Mbit/s through the tunnel.
+const STREAM: u32 = 500;
+
+const EXAMPLES: &str = "\
+Examples:
+  perf mixed
+  perf mixed --seconds 10 --rounds 5
+  perf mixed --json
+
+Takes root, iproute2, iputils-ping, iperf3 and chrt of util-linux.";
+
+/// Arguments of `perf mixed`.
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// How long each load takes, in seconds
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=600))]
+    seconds: u64,
+    /// How often peaks with and without the VPN are compared
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Transfers per second that are more than the machine can do
+    #[arg(long, default_value_t = 70_000)]
+    flood: u64,
+    /// Keys, data and logs go to a directory here, which is removed in the end
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    directory: PathBuf,
+}
+
+/// What runs in the validators' namespace.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Inside {
+    /// Arguments of `perf mixed`, as JSON
+    arguments: String,
+    /// The client's namespace
+    client: String,
+}
+
+/// Round trips through the tunnel.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Pings {
+    count: usize,
+    lost: usize,
+    p50_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
+}
+
+/// A flood of transfers.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Flood {
+    /// Transfers committed per second.
+    committed: f64,
+    /// Processors that validators, without their relay stage, and load had, and those that nobody had.
+    processors: f64,
+    /// Processors that the relay stage had.
+    relay_processors: f64,
+    /// Mbit/s through the tunnel meanwhile.
+    tunnel: f64,
+}
+
+impl Flood {
+    fn per_processor(&self) -> f64 {
+        self.committed / self.processors
+    }
+}
+
+/// What was measured inside.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Measured {
+    /// Transfers committed per second by a machine that was offered more.
+    peak: f64,
+    /// Without any load.
+    idle: Pings,
+    /// At 80 % of the peak.
+    loaded: Pings,
+    /// What was committed per second then.
+    loaded_committed: f64,
+    /// Without and with traffic in the tunnel, in turn.
+    rounds: Vec<(Flood, Flood)>,
+}
+
+/// What `perf mixed` found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Facts {
+    machine: Machine,
+    #[serde(flatten)]
+    measured: Measured,
+    figures: Vec<Figure>,
+}
+
+/// Runs `perf mixed`.
+///
+/// # Errors
+/// Without root or the tools; when the network or the tunnel does not come up.
+pub fn run(arguments: &Arguments) -> anyhow::Result<Facts> {
+    let (client, edge) = (Namespace::new("client")?, Namespace::new("edge")?);
+    client.link(&edge, "outer", &[("192.0.2.2/24", "192.0.2.1/24")])?;
+    let mut inside = edge.command(std::env::current_exe()?);
+    inside.args(["mixed-inside", &serde_json::to_string(arguments)?, client.name()]);
+    let output = inside.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "it ended with {}, see above", output.status);
+    let measured: Measured = serde_json::from_slice(&output.stdout)?;
+    let loss =
+        |(alone, beside): &(Flood, Flood)| (1.0 - beside.per_processor() / alone.per_processor()) * 100.0;
+    let figures =
+        vec![PING.judge(measured.loaded.p99_ms), LOSS.judge(median(measured.rounds.iter().map(loss)))];
+    Ok(Facts { machine: Machine::read(), measured, figures })
+}
+
+/// Measures, in the validators' namespace, and prints what it found as JSON.
+///
+/// # Errors
+/// See [`run`].
+pub fn run_inside(inside: &Inside) -> anyhow::Result<String> {
+    let arguments: Arguments = serde_json::from_str(&inside.arguments)?;
+    let client = Namespace::existing(&inside.client);
+    let directory = tempfile::Builder::new().prefix("perf-mixed-").tempdir_in(&arguments.directory)?;
+    let sizes = Sizes { validators: 4, tables: 16, cores: 1, accounts: 10_000, senders: 10_000 };
+    let mut network = Network::create(directory.path(), sizes, SNAPSHOT_BYTES)?;
+    network.append_config(0, "\n[relay.vpn]\npublic_address = \"192.0.2.1:51820\"\ninternet = false\n")?;
+    let config = VpnConfig::load(&network.config(0))?;
+    let file = directory.path().join("client.conf");
+    fs::write(&file, Registry::open(&config)?.add("perf", &config)?.to_string())?;
+    network.start_all()?;
+    let processes = network.processes().map(Process::id).collect();
+    let probe = Probe { client, processes, rpc: network.rpc(0) };
+    let _tunnel = probe.connect(&file)?;
+    let mixed = Mixed { arguments, network, probe, progress: Progress::new(0) };
+    Ok(serde_json::to_string(&mixed.measure()?)? + "\n")
+}
+
+struct Mixed {
+    arguments: Arguments,
+    network: Network,
+    probe: Probe,
+    progress: Progress,
+}
+
+impl Mixed {
+    fn measure(&self) -> anyhow::Result<Measured> {
+        let time = Duration::from_secs(self.arguments.seconds);
+        let (probe, idle) = (&self.probe, self.probe.pings(time)?);
+        self.progress.note("the peak");
+        let peak = self.flood(None)?.committed;
+        let rate = whole(peak * 0.8);
+        self.progress.note(format!("pings at {rate} of {peak:.0} transfers per second"));
+        let (load, loaded) = self.beside(rate, || {
+            thread::sleep(WARM_UP);
+            probe.pings(time)
+        })?;
+        let mut rounds = Vec::new();
+        for round in 1..=self.arguments.rounds {
+            self.progress.note(format!("round {round} of {}", self.arguments.rounds));
+            rounds.push((self.flood(None)?, self.flood(Some(STREAM))?));
+        }
+        Ok(Measured { peak, idle, loaded, loaded_committed: load.committed_per_second, rounds })
+    }
+
+    /// A load, and something else while it is on.
+    fn beside<T: Send>(
+        &self,
+        rate: u64,
+        other: impl FnOnce() -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<(LoadResult, T)> {
+        let prepared = self.network.prepare(rate, WARM_UP, Duration::from_secs(self.arguments.seconds))?;
+        thread::scope(|scope| {
+            let other = thread::Builder::new().spawn_scoped(scope, other)?;
+            let load = prepared.run(None, &false.into(), &mut |_| {})?;
+            Ok((load, other.join().expect("measuring does not panic")?))
+        })
+    }
+
+    /// More transfers than can be committed, beside so many Mbit/s in the tunnel.
+    fn flood(&self, tunnel: Option<u32>) -> anyhow::Result<Flood> {
+        let (probe, time) = (&self.probe, Duration::from_secs(self.arguments.seconds));
+        let (load, (before, after, tunnel)) = self.beside(self.arguments.flood, || {
+            let stream = tunnel.map(|mbit| probe.stream(mbit, WARM_UP + time)).transpose()?;
+            thread::sleep(WARM_UP);
+            let before = probe.spent()?;
+            thread::sleep(time);
+            let after = probe.spent()?;
+            Ok((before, after, stream.map(finish).transpose()?.unwrap_or(0.0)))
+        })?;
+        let spent = after.since(before);
+        Ok(Flood {
+            committed: load.committed_per_second,
+            processors: (spent.network + spent.idle - spent.relay) / spent.passed,
+            relay_processors: spent.relay / spent.passed,
+            tunnel,
+        })
+    }
+}
+
+/// What is measured beside the load, by another thread.
+struct Probe {
+    client: Namespace,
+    /// The validators.
+    processes: Vec<u32>,
+    /// Where the first of them answers questions.
+    rpc: SocketAddr,
+}
+
+impl Probe {
+    fn connect(&self, file: &Path) -> anyhow::Result<Running> {
+        let program = std::env::current_exe()?;
+        let (program, file) = (path_text(&program)?, path_text(file)?);
+        let end = self.client.start("chrt", &["-f", "1", program, "vpn-end", file, "51821"])?;
+        netns::patiently(PATIENCE, || self.client.run("ping", &["-c", "1", "-W", "1", SERVER]))
+            .context("the tunnel does not come up")?;
+        Ok(end)
+    }
+
+    /// A download through the tunnel.
+    fn stream(&self, mbit: u32, time: Duration) -> anyhow::Result<std::process::Child> {
+        let server =
+            Command::new("chrt").args(["-f", "1", "iperf3", "-s", "-1"]).stdout(Stdio::null()).spawn()?;
+        // It ends with its only client.
+        thread::spawn(move || { server }.wait());
+        netns::patiently(PATIENCE, || {
+            let said = Command::new("ss").args(["-Htln", "sport", "=", ":5201"]).output()?.stdout;
+            if said.is_empty() { bail!("iperf3 does not listen") } else { Ok(()) }
+        })?;
+        let (mbit, time) = (format!("{mbit}M"), time.as_secs().to_string());
+        let mut client = self.client.command("chrt");
+        client.args(["-f", "1", "iperf3", "-J", "-R", "-c", SERVER, "-b", &mbit, "-t", &time]);
+        Ok(client.stdout(Stdio::piped()).spawn()?)
+    }
+
+    fn pings(&self, time: Duration) -> anyhow::Result<Pings> {
+        let seconds = time.as_secs().to_string();
+        let mut ping = self.client.command("chrt");
+        ping.args(["-f", "1", "ping", "-n", "-i", "0.005", "-w", &seconds, SERVER]);
+        let said = String::from_utf8_lossy(&ping.output()?.stdout).into_owned();
+        let time = |line: &str| line.split("time=").nth(1)?.split(' ').next()?.parse::<f64>().ok();
+        let mut times: Vec<f64> = said.lines().filter_map(time).collect();
+        ensure!(!times.is_empty(), "no ping came back: {said}");
+        times.sort_unstable_by(f64::total_cmp);
+        let sent = said.lines().find_map(|line| line.split_once(" packets transmitted")?.0.parse().ok());
+        let at = |percent: usize| times[(times.len() * percent).div_ceil(100) - 1];
+        let count = times.len();
+        let lost = sent.unwrap_or(count).saturating_sub(count);
+        Ok(Pings { count, lost, p50_ms: at(50), p99_ms: at(99), max_ms: at(100) })
+    }
+
+    fn spent(&self) -> anyhow::Result<Spent> {
+        let validators = self.processes.iter().map(|process| network::cpu_time_of(*process));
+        let validators = validators.sum::<anyhow::Result<Duration>>()?.as_secs_f64();
+        let own = network::cpu_time_of(std::process::id())?.as_secs_f64();
+        let (relay, idle) = (relay_seconds(&self.metrics()?)?, machine_idle()?);
+        Ok(Spent { network: validators + own, relay, idle, passed: uptime()? })
+    }
+
+    /// What the first validator tells at `/metrics`.
+    fn metrics(&self) -> anyhow::Result<String> {
+        let mut stream = TcpStream::connect(self.rpc)?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: perf\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
+/// Seconds so far.
+#[derive(Clone, Copy)]
+struct Spent {
+    /// Of processors, by validators and load.
+    network: f64,
+    /// Of processors, by the first validator's relay stage.
+    relay: f64,
+    /// Of processors, by nobody.
+    idle: f64,
+    /// On the wall.
+    passed: f64,
+}
+
+impl Spent {
+    fn since(self, before: Spent) -> Spent {
+        Spent {
+            network: self.network - before.network,
+            relay: self.relay - before.relay,
+            idle: self.idle - before.idle,
+            passed: self.passed - before.passed,
+        }
+    }
+}
+
+/// The relay stage's share of its thread's processor time. The stages' times are wall time, which goes on while others have the core.
+fn relay_seconds(metrics: &str) -> anyhow::Result<f64> {
+    let values = |name: &str| -> Vec<(String, f64)> {
+        let of = |line: &str| {
+            let (key, value) = line.strip_prefix(name)?.split_once("} ")?;
+            Some((key.to_owned(), value.parse().ok()?))
+        };
+        metrics.lines().filter_map(of).collect()
+    };
+    let states = values("topio_core_seconds_total{");
+    let of =
+        |wanted: fn(&str) -> bool| states.iter().filter(|(key, _)| wanted(key)).map(|(_, s)| s).sum::<f64>();
+    let relay = of(|key| key.contains("state=\"relay\""));
+    let busy = of(|key| !key.contains("state=\"idle\"") && !key.contains("state=\"blocked\""));
+    let cpu: f64 = values("topio_core_cpu_seconds_total{").iter().map(|(_, seconds)| seconds).sum();
+    ensure!(busy > 0.0 && cpu > 0.0, "the validator's metrics tell no times");
+    Ok(relay / busy * cpu)
+}
+
+/// Seconds that processors of this machine had nothing to do (proc_stat(5): idle and iowait).
+fn machine_idle() -> anyhow::Result<f64> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let fields: Vec<f64> =
+        text.lines().next().unwrap_or_default().split_whitespace().skip(1).flat_map(str::parse).collect();
+    let ticks = fields.get(3).zip(fields.get(4)).context("/proc/stat has another layout")?;
+    Ok((ticks.0 + ticks.1) / rustix::param::clock_ticks_per_second() as f64)
+}
+
+fn uptime() -> anyhow::Result<f64> {
+    let text = fs::read_to_string("/proc/uptime")?;
+    Ok(text.split(' ').next().unwrap_or_default().parse()?)
+}
+
+/// Waits for the download. Returns Mbit/s that arrived.
+fn finish(stream: std::process::Child) -> anyhow::Result<f64> {
+    let report: serde_json::Value = serde_json::from_slice(&stream.wait_with_output()?.stdout)?;
+    let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
+    Ok(rate.with_context(|| format!("iperf3 says no rate: {}", report["error"]))? / 1e6)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a rate of transfers")]
+fn whole(rate: f64) -> u64 {
+    rate as u64
+}
+
+fn path_text(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().context("paths are UTF-8")
+}
+
+impl fmt::Display for Facts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Measured { peak, idle, loaded, loaded_committed, rounds } = &self.measured;
+        writeln!(f, "{}\n", self.machine)?;
+        let head = ["VPN pings, ms", "transfers/s", "p50", "p99", "max", "lost"].map(String::from).to_vec();
+        let row = |name: &str, rate: f64, pings: &Pings| {
+            let times = [pings.p50_ms, pings.p99_ms, pings.max_ms].map(number);
+            let lost = format!("{} of {}", pings.lost, pings.lost + pings.count);
+            [vec![name.to_owned(), number(rate)], times.to_vec(), vec![lost]].concat()
+        };
+        let rows = [head, row("idle", 0.0, idle), row("80 % of the peak", *loaded_committed, loaded)];
+        writeln!(f, "{}peak: {} transfers per second\n", columns(&rows), number(*peak))?;
+        let head = ["floods", "transfers/s", "processors", "of the relay", "Mbit/s", "transfers/s each"];
+        let mut rows = vec![head.map(String::from).to_vec()];
+        for (name, flood) in
+            rounds.iter().flat_map(|(alone, beside)| [("alone", alone), ("with VPN", beside)])
+        {
+            let values = [
+                flood.committed,
+                flood.processors,
+                flood.relay_processors,
+                flood.tunnel,
+                flood.per_processor(),
+            ];
+            rows.push([vec![name.to_owned()], values.map(number).to_vec()].concat());
+        }
+        writeln!(f, "{}\n{}", columns(&rows), figure::table(&self.figures))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_relay_has_its_share_of_the_threads_time() {
+        let metrics = "topio_core_seconds_total{core=\"0\",state=\"relay\"} 2\n\
+                       topio_core_seconds_total{core=\"0\",state=\"verify\"} 6\n\
+                       topio_core_seconds_total{core=\"0\",state=\"idle\"} 100\n\
+                       topio_core_cpu_seconds_total{core=\"0\"} 4\n";
+        assert_eq!(relay_seconds(metrics).unwrap(), 1.0);
+        assert!(relay_seconds("").is_err());
+    }
+}
