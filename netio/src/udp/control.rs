@@ -1,4 +1,4 @@
-//! Control messages: what travels beside a datagram's bytes (segment size, local address, drops so far).
+//! Control messages: what travels beside a datagram's bytes (segment size, local address).
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -16,12 +16,10 @@ pub(super) struct Received {
     pub(super) segment: Option<usize>,
     /// The address that the datagram was sent to.
     pub(super) local: Option<IpAddr>,
-    /// Datagrams that the socket dropped since it was opened, for want of room.
-    pub(super) dropped: Option<u32>,
 }
 
 impl Control {
-    /// Bytes of space: more than the three messages that we ask for.
+    /// Bytes of space: more than the messages that we ask for.
     pub(super) const SPACE: usize = 128;
 
     pub(super) const fn new() -> Self {
@@ -94,9 +92,6 @@ impl Control {
                     seen.local = data.get(8..).and_then(first::<4>).map(|ip| Ipv4Addr::from(ip).into());
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => seen.local = first::<16>(data).map(plain),
-                (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
-                    seen.dropped = first::<4>(data).map(u32::from_ne_bytes)
-                }
                 _ => {}
             }
             at = end.next_multiple_of(align_of::<libc::cmsghdr>());

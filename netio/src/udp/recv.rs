@@ -1,5 +1,6 @@
 //! Receiving: `recvmmsg` into the pool's buffers.
 
+use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
@@ -7,7 +8,56 @@ use std::os::fd::AsRawFd;
 use super::address::RawAddress;
 use super::control::Control;
 use super::{BURST, Datagram, UdpSocket};
-use crate::packet::{PACKET_CAPACITY, Packet, PacketPool};
+use crate::packet::{Packet, PacketPool};
+
+/// What the kernel reads and writes beside the packets. Of one thread and used by all its sockets, because clearing 7 KB for each
+/// call costs as much as a datagram.
+struct Scratch {
+    packets: [Option<Packet>; BURST],
+    addresses: [RawAddress; BURST],
+    controls: [Control; BURST],
+    iovecs: [libc::iovec; BURST],
+    headers: [libc::mmsghdr; BURST],
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Box<Scratch>> = RefCell::new(Scratch::new());
+}
+
+impl Scratch {
+    fn new() -> Box<Self> {
+        const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        Box::new(Self {
+            packets: [const { None }; BURST],
+            addresses: [RawAddress::zeroed(); BURST],
+            controls: [const { Control::new() }; BURST],
+            iovecs: [EMPTY; BURST],
+            // SAFETY: a message header is made of integers and pointers, for which zero is a value.
+            headers: unsafe { MaybeUninit::zeroed().assume_init() },
+        })
+    }
+
+    /// Takes buffers from the pool for up to `max` datagrams; returns for how many.
+    fn arm(&mut self, pool: &PacketPool, max: usize) -> usize {
+        let mut armed = 0;
+        while armed < max.min(BURST) {
+            let Some(mut packet) = pool.take() else { break };
+            packet.resize(packet.tailroom());
+            self.iovecs[armed] = libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: packet.len() };
+            self.packets[armed] = Some(packet);
+            let header = &mut self.headers[armed].msg_hdr;
+            header.msg_name = (&raw mut self.addresses[armed]).cast();
+            header.msg_namelen = RawAddress::SPACE;
+            header.msg_iov = &raw mut self.iovecs[armed];
+            header.msg_iovlen = 1;
+            header.msg_control = self.controls[armed].as_mut_ptr();
+            header.msg_controllen = Control::SPACE;
+            header.msg_flags = 0;
+            armed += 1;
+        }
+        armed
+    }
+}
 
 impl UdpSocket {
     /// Appends up to `max` (at most [`BURST`]) waiting datagrams to `out`, and returns how many came; 0 when none
@@ -20,30 +70,22 @@ impl UdpSocket {
         out: &mut Vec<Datagram>,
         max: usize,
     ) -> io::Result<usize> {
-        let mut packets = [const { None::<Packet> }; BURST];
-        let mut addresses = [RawAddress::zeroed(); BURST];
-        let mut controls = [const { Control::new() }; BURST];
-        let mut iovecs = [const { libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 } }; BURST];
-        // SAFETY: a message header is made of integers and pointers, for which zero is a value.
-        let mut headers: [libc::mmsghdr; BURST] = unsafe { MaybeUninit::zeroed().assume_init() };
-        let mut armed = 0;
-        while armed < max.min(BURST) {
-            let Some(mut packet) = pool.take() else { break };
-            packet.resize(PACKET_CAPACITY);
-            iovecs[armed] = libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: packet.len() };
-            packets[armed] = Some(packet);
-            let header = &mut headers[armed].msg_hdr;
-            header.msg_name = (&raw mut addresses[armed]).cast();
-            header.msg_namelen = RawAddress::SPACE;
-            header.msg_iov = &raw mut iovecs[armed];
-            header.msg_iovlen = 1;
-            header.msg_control = controls[armed].as_mut_ptr();
-            header.msg_controllen = Control::SPACE;
-            armed += 1;
-        }
-        if armed == 0 {
-            return Ok(0);
-        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let armed = scratch.arm(pool, max);
+            let result = if armed == 0 { Ok(0) } else { self.recv_armed(scratch, armed, out) };
+            // What nothing came into goes back.
+            scratch.packets[..armed].iter_mut().for_each(|packet| *packet = None);
+            result
+        })
+    }
+
+    /// One `recvmmsg` into the first `armed` buffers.
+    fn recv_armed(
+        &mut self,
+        scratch: &mut Scratch,
+        armed: usize,
+        out: &mut Vec<Datagram>,
+    ) -> io::Result<usize> {
         let count = u32::try_from(armed).expect("a burst is small");
         // SAFETY: `armed` headers point to address, control and packet memory that we hold exclusively and that
         // outlives the call, with their true lengths.
@@ -51,7 +93,7 @@ impl UdpSocket {
             let no_timeout = std::ptr::null_mut();
             libc::recvmmsg(
                 self.socket.as_raw_fd(),
-                headers.as_mut_ptr(),
+                scratch.headers.as_mut_ptr(),
                 count,
                 libc::MSG_DONTWAIT,
                 no_timeout,
@@ -63,9 +105,9 @@ impl UdpSocket {
         self.counters.recv_calls += 1;
         let before = out.len();
         for index in 0..received {
-            let packet = packets[index].take().expect("a buffer per message");
-            let header = &headers[index];
-            out.extend(self.received(packet, header, addresses[index], &controls[index]));
+            let packet = scratch.packets[index].take().expect("a buffer per message");
+            let (header, address) = (&scratch.headers[index], scratch.addresses[index]);
+            out.extend(self.received(packet, header, address, &scratch.controls[index]));
         }
         Ok(out.len() - before)
     }
@@ -78,10 +120,6 @@ impl UdpSocket {
         control: &Control,
     ) -> Option<Datagram> {
         let seen = control.read(header.msg_hdr.msg_controllen);
-        if let Some(dropped) = seen.dropped {
-            self.counters.dropped_full += u64::from(dropped.wrapping_sub(self.dropped));
-            self.dropped = dropped;
-        }
         let truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
         let Some(peer) = address.get().filter(|_| !truncated) else {
             self.counters.dropped_malformed += 1;

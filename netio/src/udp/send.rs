@@ -1,5 +1,6 @@
 //! Sending: runs of equal segments to one destination leave as one GSO send, many of those in one `sendmmsg`.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io;
@@ -116,6 +117,34 @@ impl Pieces {
     }
 }
 
+/// What the kernel reads beside the packets. Of one thread and used by all its sockets, because clearing 11 KB for each call
+/// costs as much as a datagram.
+struct Scratch {
+    addresses: [RawAddress; BURST],
+    controls: [Control; BURST],
+    runs: [Run; BURST],
+    pieces: Pieces,
+    headers: [libc::mmsghdr; BURST],
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Box<Scratch>> = RefCell::new(Scratch::new());
+}
+
+impl Scratch {
+    fn new() -> Box<Self> {
+        const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        Box::new(Self {
+            addresses: [RawAddress::zeroed(); BURST],
+            controls: [const { Control::new() }; BURST],
+            runs: [Run::default(); BURST],
+            pieces: Pieces { iovecs: [EMPTY; PIECES], used: 0 },
+            // SAFETY: a message header is made of integers and pointers, for which zero is a value.
+            headers: unsafe { MaybeUninit::zeroed().assume_init() },
+        })
+    }
+}
+
 impl UdpSocket {
     /// Sends from the front of `queue` and takes off what has left, until it is empty or the socket's send buffer is
     /// full; returns how many datagrams were taken off. Never blocks: call again when the socket can be written,
@@ -128,23 +157,16 @@ impl UdpSocket {
     /// When a datagram has a segment size of zero.
     pub fn send_burst(&mut self, queue: &mut VecDeque<Datagram>) -> io::Result<usize> {
         let before = queue.len();
-        while !queue.is_empty() {
-            if !self.send_once(queue)? {
-                break;
-            }
-        }
-        Ok(before - queue.len())
+        SCRATCH.with_borrow_mut(|scratch| {
+            while !queue.is_empty() && self.send_once(scratch, queue)? {}
+            Ok(before - queue.len())
+        })
     }
 
     /// One `sendmmsg` from the front of `queue`. False when the send buffer is full.
-    fn send_once(&mut self, queue: &mut VecDeque<Datagram>) -> io::Result<bool> {
-        let mut addresses = [RawAddress::zeroed(); BURST];
-        let mut controls = [const { Control::new() }; BURST];
-        let mut runs = [Run::default(); BURST];
-        const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        let mut pieces = Pieces { iovecs: [EMPTY; PIECES], used: 0 };
-        // SAFETY: a message header is made of integers and pointers, for which zero is a value.
-        let mut headers: [libc::mmsghdr; BURST] = unsafe { MaybeUninit::zeroed().assume_init() };
+    fn send_once(&mut self, scratch: &mut Scratch, queue: &mut VecDeque<Datagram>) -> io::Result<bool> {
+        let Scratch { addresses, controls, runs, pieces, headers } = scratch;
+        pieces.used = 0;
         let mut cursor = Cursor::default();
         let mut count = 0;
         while count < BURST && cursor.datagram < queue.len() && pieces.has_room() {
@@ -159,7 +181,7 @@ impl UdpSocket {
                 continue;
             };
             let (local, first_piece) = (first.local, pieces.used);
-            let run = self.sender.next_run(queue, &mut cursor, &mut pieces);
+            let run = self.sender.next_run(queue, &mut cursor, pieces);
             let gso =
                 (run.segments > 1).then(|| u16::try_from(run.segment).expect("segments of a run are short"));
             let header = &mut headers[count].msg_hdr;

@@ -150,7 +150,6 @@ fn a_full_receive_buffer_is_counted() {
         here.send_burst(&mut VecDeque::from([datagram(&pool, &[1; 1000], 1000, to)])).unwrap();
     }
     let first = receive(&mut there, &pool, 1);
-    // The count travels with the next datagram that fits.
     here.send_burst(&mut VecDeque::from([datagram(&pool, &[1; 10], 10, to)])).unwrap();
     let mut more = Vec::new();
     while there.recv_burst(&pool, &mut more, BURST).unwrap() > 0 {}

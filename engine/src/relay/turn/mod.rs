@@ -38,8 +38,6 @@ const MAX_SEGMENTS_PER_TURN: u64 = 1024;
 const FLUSH_AT: usize = 64;
 /// Packet buffers of a core: what a turn takes in, with room for copies. Memory is backed when it is used.
 const BUFFERS: u32 = 1024;
-/// Datagrams that a relayed port is asked for at once: most have one or two.
-const RELAY_BURST: usize = 8;
 /// Longest frame that a connection without an allocation may send: requests are short.
 const STRANGER_FRAME: usize = 2048;
 /// Bytes of the kernel's buffers of a relayed port.
@@ -202,7 +200,7 @@ impl TurnCore {
             }
             Token::Relay(slot) => {
                 if let Some(Some((_, port))) = self.relays.get_mut(slot as usize) {
-                    port.socket.recv_burst(&self.pool, &mut received, RELAY_BURST)?;
+                    port.socket.recv_burst(&self.pool, &mut received, BURST)?;
                 }
             }
             Token::Accept(index) => self.streams.accept(index, &mut self.ready, now),
