@@ -22,6 +22,7 @@ use dag::{Height, LaneId, ReplicaId, TableId};
 use netio::{
     Features, Reactor, ReactorConfig, Waker,
     channel::{ChannelConfig, ChannelLimits, Identity},
+    xdp::Steering,
 };
 
 use crate::{
@@ -35,7 +36,7 @@ use crate::{
     node::{Core, Settings, frame::max_frame},
     recovery::{Agreement, RecoveryError, Sources, recover},
     relay::{
-        turn::{ServeError, TurnCore},
+        turn::{ServeError, TurnCore, steer},
         vpn::{VpnError, VpnServer},
     },
     rpc::{self, BlockInfo, ChainInfo, CoreCalls, Gateway, RpcOptions, Server, ServerError},
@@ -159,6 +160,9 @@ pub fn run(setup: Setup, stop: Stop) -> Result<(), NodeError> {
     let peers = resolve_peers(&setup)?;
     let setup = Arc::new(setup);
     let (index, feeds) = open_index(&setup, &directory)?;
+    let turn = setup.config.relay.turn.as_ref();
+    let steering =
+        turn.map(|turn| steer(turn, setup.cores)).transpose().map_err(ServeError::Config)?.flatten();
     let clock = Clock::start();
     let (to_main, from_cores) = channel();
     let mut to_cores = Vec::new();
@@ -172,6 +176,7 @@ pub fn run(setup: Setup, stop: Stop) -> Result<(), NodeError> {
             peers: peers.clone(),
             clock,
             index: index.as_ref().map(|index| index.reader().clone()),
+            steering: steering.clone(),
             silent: directory.is_silent(),
             stop: stop.clone(),
             to_main: to_main.clone(),
@@ -353,6 +358,8 @@ struct CoreThread {
     peers: Vec<Vec<Option<SocketAddr>>>,
     clock: Clock,
     index: Option<index::Reader>,
+    /// What hands the relay its packets past the kernel.
+    steering: Option<Arc<Steering>>,
     /// Whether the validator never votes.
     silent: bool,
     stop: Stop,
@@ -507,7 +514,9 @@ impl CoreThread {
     fn relay(&self, reactor: &mut Reactor) -> Result<Relay, NodeError> {
         let mut relay = Relay::default();
         if let Some(config) = &self.setup.config.relay.turn {
-            let turn = TurnCore::new(config, (self.core, self.setup.cores), self.clock, &random())?;
+            let cores = (self.core, self.setup.cores);
+            let steering = self.steering.as_deref();
+            let turn = TurnCore::new(config, cores, self.clock, &random(), steering)?;
             relay.add(turn, reactor).map_err(NodeError::Ring)?;
         }
         if let Some(config) = self.setup.config.relay.vpn.as_ref().filter(|_| self.core == 0) {

@@ -19,6 +19,7 @@
 mod aligned;
 mod backoff;
 pub mod channel;
+pub mod checksum;
 mod counters;
 mod frame;
 mod packet;
@@ -33,6 +34,7 @@ mod tun;
 pub mod udp;
 mod wait;
 mod waker;
+pub mod xdp;
 
 pub use aligned::{ALIGNMENT, AlignedBuf};
 pub use backoff::Backoff;

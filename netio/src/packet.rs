@@ -16,6 +16,9 @@ pub const PACKET_CAPACITY: usize = 65_536 + 64;
 /// Size of a piece: headroom and capacity, rounded up to whole pages.
 const BUFFER_SIZE: usize = (PACKET_HEADROOM + PACKET_CAPACITY).next_multiple_of(4096);
 
+/// Size of a frame that an AF_XDP socket takes: a page, which is the most that the kernel allows.
+pub(crate) const FRAME_SIZE: usize = 4096;
+
 /// A fixed number of packet buffers of one core. Cloning makes another handle to the same pool.
 ///
 /// Memory is backed when first touched, and the buffer last returned is handed out first, so a pool costs what
@@ -28,6 +31,36 @@ impl PacketPool {
     pub fn new(buffers: u32) -> io::Result<Self> {
         let size = u32::try_from(BUFFER_SIZE).expect("a packet buffer is small");
         Ok(Self(BufferPool::list(buffers, size)?))
+    }
+
+    /// A pool of `frames` packets of a page each, for AF_XDP.
+    pub(crate) fn frames(frames: u32) -> io::Result<Self> {
+        Ok(Self(BufferPool::list(frames, u32::try_from(FRAME_SIZE).expect("a page"))?))
+    }
+
+    /// First byte and length of all buffers.
+    pub(crate) fn region(&self) -> (*mut u8, usize) {
+        self.0.region()
+    }
+
+    /// Where a packet's window begins in the region, if it is of this pool.
+    pub(crate) fn offset_of(&self, packet: &Packet) -> Option<u64> {
+        let offset = u64::from(packet.index) * u64::from(self.0.buffer_size()) + packet.start as u64;
+        Rc::ptr_eq(&self.0, &packet.pool).then_some(offset)
+    }
+
+    /// The packet whose window of `len` bytes begins at `offset` in the region: one that was [forgotten](Packet::lend), and that
+    /// its borrower has given back.
+    ///
+    /// # Panics
+    /// When it does not lie in one buffer.
+    pub(crate) fn reclaim(&self, offset: u64, len: usize) -> Packet {
+        let size = u64::from(self.0.buffer_size());
+        let index = u32::try_from(offset / size).expect("a pool has at most 2^32 buffers");
+        let start = usize::try_from(offset % size).expect("smaller than a buffer");
+        assert!(start + len <= self.0.buffer_size() as usize, "{len} bytes at {offset} lie in one buffer");
+        assert!(offset < self.0.region().1 as u64, "{offset} lies in the pool");
+        Packet { pool: Rc::clone(&self.0), index, start, len }
     }
 
     /// An empty packet, or `None` while all are in use: stop reading then.
@@ -61,6 +94,17 @@ pub struct Packet {
 }
 
 impl Packet {
+    fn size(&self) -> usize {
+        self.pool.buffer_size() as usize
+    }
+
+    /// Lends the buffer to the kernel: it is out of the pool until [`PacketPool::reclaim`].
+    pub(crate) fn lend(self) {
+        let mut packet = std::mem::ManuallyDrop::new(self);
+        // SAFETY: the packet is never used again; only its count of the pool is dropped, not its buffer given back.
+        unsafe { std::ptr::drop_in_place(&raw mut packet.pool) };
+    }
+
     /// Bytes in front of the window.
     #[must_use]
     pub fn headroom(&self) -> usize {
@@ -70,7 +114,7 @@ impl Packet {
     /// Bytes behind the window.
     #[must_use]
     pub fn tailroom(&self) -> usize {
-        BUFFER_SIZE - self.start - self.len
+        self.size() - self.start - self.len
     }
 
     /// Sets the length of the window by moving its end. Bytes that come in hold whatever the buffer held before.
@@ -78,7 +122,7 @@ impl Packet {
     /// # Panics
     /// When `len` reaches past the buffer.
     pub fn resize(&mut self, len: usize) {
-        assert!(self.start + len <= BUFFER_SIZE, "a packet of {len} bytes ends in its buffer");
+        assert!(self.start + len <= self.size(), "a packet of {len} bytes ends in its buffer");
         self.len = len;
     }
 
@@ -105,10 +149,9 @@ impl Packet {
     /// Makes the packet hold `bytes`, with fresh headroom.
     ///
     /// # Panics
-    /// When they are more than [`PACKET_CAPACITY`].
+    /// When they are more than the buffer holds behind its headroom ([`PACKET_CAPACITY`] of a [`PacketPool::new`]).
     pub fn fill(&mut self, bytes: &[u8]) {
         self.reset();
-        assert!(bytes.len() <= PACKET_CAPACITY, "{} bytes fit a packet", bytes.len());
         self.resize(bytes.len());
         self.copy_from_slice(bytes);
     }

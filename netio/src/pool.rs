@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::ops::Deref;
+use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -13,24 +14,34 @@ use io_uring::types::BufRingEntry;
 /// Most buffers that the kernel takes in one provided-buffer ring.
 pub(crate) const MAX_RING_BUFFERS: u32 = 1 << 15;
 
-/// Anonymous memory straight from the kernel: aligned to a page, zero, and not backed until first touched.
-struct Mapping {
+/// Memory straight from the kernel, aligned to a page.
+pub(crate) struct Mapping {
     base: NonNull<u8>,
     len: usize,
 }
 
 impl Mapping {
+    /// Anonymous memory: zero, and not backed until first touched.
     fn new(len: usize) -> io::Result<Self> {
+        Self::map(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+    }
+
+    /// Memory that the kernel shares through a descriptor, backed at once.
+    pub(crate) fn of_file(descriptor: RawFd, len: usize, offset: libc::off_t) -> io::Result<Self> {
+        Self::map(len, libc::MAP_SHARED | libc::MAP_POPULATE, descriptor, offset)
+    }
+
+    fn map(len: usize, flags: libc::c_int, descriptor: RawFd, offset: libc::off_t) -> io::Result<Self> {
         assert!(len > 0, "a mapping has a size");
-        // SAFETY: a fresh anonymous mapping touches nothing that exists.
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
         let base = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 len,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
+                flags,
+                descriptor,
+                offset,
             )
         };
         if base == libc::MAP_FAILED {
@@ -38,6 +49,11 @@ impl Mapping {
         }
         let base = NonNull::new(base.cast()).expect("mmap never places a mapping at zero");
         Ok(Self { base, len })
+    }
+
+    /// Its first byte.
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.base.as_ptr()
     }
 }
 
@@ -98,6 +114,11 @@ impl BufferPool {
             Home::Ring { descriptors, mask, .. } => Some((descriptors.base.as_ptr() as u64, mask + 1)),
             Home::List(_) => None,
         }
+    }
+
+    /// First byte and length of all of its memory.
+    pub(crate) fn region(&self) -> (*mut u8, usize) {
+        (self.memory.start(), self.memory.len)
     }
 
     pub(crate) fn buffer_size(&self) -> u32 {

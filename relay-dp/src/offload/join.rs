@@ -6,11 +6,11 @@
 
 use std::ops::Range;
 
-use super::checksum::Sum;
 use super::{
     Gso, IPV4_HEADER, IPV6_HEADER, PROTOCOL_TCP, PROTOCOL_UDP, TCP_CHECKSUM, TCP_HEADER, UDP_CHECKSUM,
     UDP_HEADER, VnetHeader, be16, be32, put16,
 };
+use netio::checksum::Sum;
 
 /// Most headers that are joined: IPv6 and TCP with all its options.
 const MAX_HEADERS: usize = IPV6_HEADER + 60;
@@ -192,7 +192,7 @@ impl Joined {
         } else {
             put16(headers, 2, ip_len);
             put16(headers, 10, 0);
-            let checksum = Sum::default().add(&headers[..IPV4_HEADER]).checksum();
+            let checksum = Sum::default().with(&headers[..IPV4_HEADER]).checksum();
             headers[10..12].copy_from_slice(&checksum);
             12..20
         };
@@ -205,7 +205,7 @@ impl Joined {
             put16(headers, self.transport + 4, u16::try_from(transport_len).expect("kept below the limit"));
         }
         let partial =
-            Sum::default().add_pseudo_header(&headers[addresses], self.protocol, transport_len).folded();
+            Sum::default().with_pseudo_header(&headers[addresses], self.protocol, transport_len).folded();
         let at = self.transport + checksum_offset;
         headers[at..at + 2].copy_from_slice(&partial);
         let small = |value: usize| u16::try_from(value).expect("within an IP packet");
@@ -304,11 +304,11 @@ fn parse(packet: &[u8], join_udp: bool) -> Option<Parsed> {
 
 fn is_intact(packet: &[u8], protocol: u8, transport: usize, is_v6: bool) -> bool {
     let addresses = if is_v6 { 8..40 } else { 12..20 };
-    let sum = Sum::default().add(&packet[transport..]).add_pseudo_header(
+    let sum = Sum::default().with(&packet[transport..]).with_pseudo_header(
         &packet[addresses],
         protocol,
         packet.len() - transport,
     );
-    let header_intact = is_v6 || Sum::default().add(&packet[..IPV4_HEADER]).is_intact();
+    let header_intact = is_v6 || Sum::default().with(&packet[..IPV4_HEADER]).is_intact();
     header_intact && sum.is_intact()
 }

@@ -5,7 +5,6 @@
 //! other direction [`Joiner`] finds runs of packets that the kernel may take as one super-packet.
 //! Both directions cost one trip through the network stack per 64 KiB instead of one per packet.
 
-mod checksum;
 mod join;
 mod split;
 #[cfg(test)]

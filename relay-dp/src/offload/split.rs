@@ -1,10 +1,10 @@
 //! From a super-packet to the packets that it stands for.
 
-use super::checksum::Sum;
 use super::{
     Gso, IPV4_HEADER, IPV6_HEADER, OffloadError, PROTOCOL_TCP, PROTOCOL_UDP, TCP_CHECKSUM, TCP_HEADER,
     UDP_CHECKSUM, UDP_HEADER, VNET_HEADER, VnetHeader, be16, be32, put16, put32,
 };
+use netio::checksum::Sum;
 
 /// Flags of TCP that only the last packet of a cut carries: FIN and PSH.
 const TCP_LAST_ONLY: u8 = 0x01 | 0x08;
@@ -125,7 +125,7 @@ impl<'a> SuperPacket<'a> {
     fn complete_checksum(&self, out: &mut [u8]) {
         let start = usize::from(self.vnet.checksum_start);
         let at = start + usize::from(self.vnet.checksum_offset);
-        let sum = Sum::default().add(&out[start..]);
+        let sum = Sum::default().with(&out[start..]);
         // UDP's rule is right for TCP too: a sum of zero never occurs there, since the pseudo-header is not zero.
         out[at..at + 2].copy_from_slice(&sum.udp_checksum());
     }
@@ -142,7 +142,7 @@ impl<'a> SuperPacket<'a> {
         put16(out, 4, id);
         put16(out, 10, 0);
         let header = (usize::from(out[0] & 15) * 4).clamp(IPV4_HEADER, self.headers);
-        let checksum = Sum::default().add(&out[..header]).checksum();
+        let checksum = Sum::default().with(&out[..header]).checksum();
         out[10..12].copy_from_slice(&checksum);
     }
 
@@ -169,7 +169,7 @@ impl<'a> SuperPacket<'a> {
         put16(transport, checksum_at, 0);
         let addresses = if self.is_v6 { 8..40 } else { 12..20 };
         let sum =
-            Sum::default().add(&out[start..]).add_pseudo_header(&out[addresses], protocol, transport_len);
+            Sum::default().with(&out[start..]).with_pseudo_header(&out[addresses], protocol, transport_len);
         let checksum = if protocol == PROTOCOL_UDP { sum.udp_checksum() } else { sum.checksum() };
         out[start + checksum_at..start + checksum_at + 2].copy_from_slice(&checksum);
     }

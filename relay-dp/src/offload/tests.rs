@@ -25,7 +25,7 @@ fn packet(tcp: bool, v6: bool, sequence: u32, flags: u8, id: u16, payload: &[u8]
         bytes[8] = 64;
         bytes[9] = protocol;
         bytes[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
-        let sum = checksum::Sum::default().add(&bytes[..20]).checksum();
+        let sum = netio::checksum::Sum::default().with(&bytes[..20]).checksum();
         bytes[10..12].copy_from_slice(&sum);
     }
     let transport_len = bytes.len() - ip_header;
@@ -42,7 +42,7 @@ fn packet(tcp: bool, v6: bool, sequence: u32, flags: u8, id: u16, payload: &[u8]
         put16(t, 4, u16::try_from(transport_len).unwrap());
     }
     let addresses = if v6 { 8..40 } else { 12..20 };
-    let sum = checksum::Sum::default().add(&bytes[ip_header..]).add_pseudo_header(
+    let sum = netio::checksum::Sum::default().with(&bytes[ip_header..]).with_pseudo_header(
         &bytes[addresses],
         protocol,
         transport_len,
@@ -159,8 +159,9 @@ fn partial_checksums_are_completed() {
         let mut partial = whole.clone();
         let (offset, protocol) =
             if tcp { (TCP_CHECKSUM, PROTOCOL_TCP) } else { (UDP_CHECKSUM, PROTOCOL_UDP) };
-        let sum =
-            checksum::Sum::default().add_pseudo_header(&whole[8..40], protocol, whole.len() - 40).folded();
+        let sum = netio::checksum::Sum::default()
+            .with_pseudo_header(&whole[8..40], protocol, whole.len() - 40)
+            .folded();
         partial[40 + offset..40 + offset + 2].copy_from_slice(&sum);
         let vnet = VnetHeader {
             needs_checksum: true,

@@ -7,6 +7,7 @@ use std::{
     path::Path,
 };
 
+use netio::xdp::{Flow, can_steer};
 use relay_dp::turn::{self, Config, PeerFilter, RelayIp};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -29,6 +30,12 @@ pub struct TurnConfig {
     /// Where relay sockets are bound instead, behind a one-to-one NAT: of the same families as in `relay`.
     #[serde(default)]
     pub bind: Vec<IpAddr>,
+    /// How datagrams come in and go out.
+    #[serde(default)]
+    pub io: Io,
+    /// The interface whose driver steers, for [`Io::AfXdp`].
+    #[serde(default)]
+    pub interface: Option<String>,
     /// Ports of relayed addresses; cores split them.
     #[serde(default = "ports", deserialize_with = "port_range")]
     pub ports: RangeInclusive<u16>,
@@ -62,6 +69,17 @@ pub struct TurnConfig {
     /// Life of a nonce, s.
     #[serde(default = "lifetime", deserialize_with = "within::<_, _, 1, 86_400>")]
     pub nonce_lifetime: u32,
+}
+
+/// How datagrams come in and go out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Io {
+    /// Through sockets of the kernel's.
+    #[default]
+    Sockets,
+    /// Past the kernel, by AF_XDP on one interface; through sockets on others, and where AF_XDP can't be had.
+    AfXdp,
 }
 
 fn yes() -> bool {
@@ -134,6 +152,9 @@ pub enum TurnConfigError {
     /// Two relayed addresses of one family, or a bind address without its relayed one.
     #[error("[relay.turn]: {0}")]
     Addresses(&'static str),
+    /// What AF_XDP lacks.
+    #[error("[relay.turn]: {0}")]
+    Io(&'static str),
     /// Too few ports for the cores.
     #[error("[relay.turn]: {cores} cores need at least {cores} times 2 ports")]
     Ports {
@@ -149,7 +170,7 @@ impl TurnConfig {
     /// Unreadable, not TOML, an unknown or missing key, or a value out of range.
     pub fn load(path: &Path) -> Result<TurnConfig, TurnConfigError> {
         let config: TurnConfig = toml_file::read("TURN configuration", path)?;
-        config.server(0, 1)?.check()?;
+        config.check()?;
         Ok(config)
     }
 
@@ -159,8 +180,47 @@ impl TurnConfig {
     /// As [`load`](Self::load).
     pub fn parse(name: &str, text: &str) -> Result<TurnConfig, TurnConfigError> {
         let config: TurnConfig = toml_file::parse(Path::new(name), text)?;
-        config.server(0, 1)?.check()?;
+        config.check()?;
         Ok(config)
+    }
+
+    fn check(&self) -> Result<(), TurnConfigError> {
+        self.server(0, 1)?.check()?;
+        self.flows(1).map(drop)
+    }
+
+    /// What is to be steered past the kernel, on [`interface`](Self::interface), for `cores` cores. Empty without AF_XDP.
+    ///
+    /// # Errors
+    /// AF_XDP lacks something, or as [`server`](Self::server).
+    pub(super) fn flows(&self, cores: u16) -> Result<Vec<Flow>, TurnConfigError> {
+        match (self.io, &self.interface) {
+            (Io::Sockets, None) => return Ok(Vec::new()),
+            (Io::Sockets, Some(_)) => {
+                return Err(TurnConfigError::Io("`interface` is for `io = \"af_xdp\"`"));
+            }
+            (Io::AfXdp, None) => return Err(TurnConfigError::Io("`io = \"af_xdp\"` needs an `interface`")),
+            (Io::AfXdp, Some(_)) => {}
+        }
+        let listen = self.listen.iter().map(|address| Flow {
+            address: address.ip(),
+            ports: address.port()..=address.port(),
+            core: None,
+        });
+        let mut flows: Vec<Flow> = listen.collect();
+        for core in 0..cores {
+            let server = self.server(core, cores)?;
+            for ip in [server.ipv4, server.ipv6].into_iter().flatten() {
+                let core = (cores > 1).then_some(core);
+                flows.push(Flow { address: ip.bind, ports: server.ports.clone(), core });
+            }
+        }
+        if flows.iter().all(|flow| can_steer(flow.address)) {
+            Ok(flows)
+        } else {
+            let what = "`io = \"af_xdp\"` takes specific addresses under `listen` and `relay`: neither wildcards nor loopback";
+            Err(TurnConfigError::Io(what))
+        }
     }
 
     /// Connections of one core.
@@ -266,6 +326,27 @@ mod tests {
             let error = config.server(0, 1).and_then(|server| Ok(server.check()?)).unwrap_err().to_string();
             assert!(error.contains(cause), "{error}");
         }
+    }
+
+    #[test]
+    fn af_xdp_takes_an_interface_and_specific_addresses() {
+        let base = "relay = ['192.0.2.1']\nsecrets = ['s']\nports = '50000-50003'\n";
+        for (text, cause) in [
+            ("listen = ['192.0.2.1:3478']\nio = 'af_xdp'", "needs an `interface`"),
+            ("listen = ['192.0.2.1:3478']\ninterface = 'eth0'", "`interface` is for"),
+            ("listen = ['0.0.0.0:3478']\nio = 'af_xdp'\ninterface = 'eth0'", "specific addresses"),
+        ] {
+            let error = TurnConfig::parse("turn.toml", &format!("{base}{text}")).unwrap_err().to_string();
+            assert!(error.contains(cause), "{error}");
+        }
+        let text = format!("{base}listen = ['192.0.2.1:3478']\nio = 'af_xdp'\ninterface = 'eth0'");
+        let config = TurnConfig::parse("turn.toml", &text).unwrap();
+        let flow = |ports, core| Flow { address: "192.0.2.1".parse().unwrap(), ports, core };
+        assert_eq!(config.flows(1).unwrap(), [flow(3478..=3478, None), flow(50_000..=50_003, None)]);
+        assert_eq!(
+            config.flows(2).unwrap(),
+            [flow(3478..=3478, None), flow(50_000..=50_001, Some(0)), flow(50_002..=50_003, Some(1))]
+        );
     }
 
     #[test]

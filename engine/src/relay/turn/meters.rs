@@ -1,7 +1,7 @@
 //! Numbers of a core's TURN server, for `/metrics` and reports.
 
 use hdrhistogram::Histogram;
-use netio::udp::UdpCounters;
+use netio::{udp::UdpCounters, xdp::XdpCounters};
 use relay_dp::turn::{Counters, Drop, Server};
 
 use crate::metrics::CoreMetrics;
@@ -21,7 +21,7 @@ const BUCKETS_US: [(u64, &str); 9] = [
     (10_000, "10000"),
 ];
 
-/// Why a datagram that was to leave did not.
+/// Why a datagram was lost outside of the protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub enum Loss {
@@ -29,10 +29,13 @@ pub enum Loss {
     NoBuffer,
     /// The kernel had no room, or the client does not read.
     SocketFull,
+    /// It came past the kernel for a relayed port that nobody has.
+    NoPort,
 }
 
 impl Loss {
-    const ALL: [(Loss, &'static str); 2] = [(Loss::NoBuffer, "no buffer"), (Loss::SocketFull, "socket full")];
+    const ALL: [(Loss, &'static str); 3] =
+        [(Loss::NoBuffer, "no buffer"), (Loss::SocketFull, "socket full"), (Loss::NoPort, "no port")];
 }
 
 /// The numbers.
@@ -41,8 +44,12 @@ pub struct TurnMeters {
     server: Counters,
     allocations: u64,
     losses: [u64; Loss::ALL.len()],
+    /// Connections that were not taken in, for want of descriptors or memory.
+    connections_refused: u64,
     /// Datagrams that the kernel dropped or refused, of relayed ports that are closed.
     closed: UdpCounters,
+    /// What passed the kernel by.
+    bypass: XdpCounters,
     /// Time from the datagram's receipt until it was handed to the kernel, ns.
     in_node: Histogram<u64>,
 }
@@ -53,7 +60,9 @@ impl Default for TurnMeters {
             server: Counters::default(),
             allocations: 0,
             losses: [0; Loss::ALL.len()],
+            connections_refused: 0,
             closed: UdpCounters::default(),
+            bypass: XdpCounters::default(),
             in_node: Histogram::new_with_bounds(1, MAX_NS, 2).expect("bounds in order"),
         }
     }
@@ -63,6 +72,14 @@ impl TurnMeters {
     pub(super) fn set_server(&mut self, server: &Server) {
         self.server.clone_from(server.counters());
         self.allocations = server.allocations() as u64;
+    }
+
+    pub(super) fn set_bypass(&mut self, counters: XdpCounters) {
+        self.bypass = counters;
+    }
+
+    pub(super) fn refuse_connection(&mut self) {
+        self.connections_refused += 1;
     }
 
     pub(super) fn record(&mut self, ns: u64, packets: u64) {
@@ -95,6 +112,11 @@ impl TurnMeters {
         self.losses.iter().sum()
     }
 
+    /// Datagrams that passed the kernel by.
+    pub fn bypass(&self) -> &XdpCounters {
+        &self.bypass
+    }
+
     /// Time in the node by packet, ns.
     pub fn in_node(&self) -> &Histogram<u64> {
         &self.in_node
@@ -105,7 +127,9 @@ impl TurnMeters {
         self.server.merge(&other.server);
         self.allocations += other.allocations;
         self.losses.iter_mut().zip(other.losses).for_each(|(sum, other)| *sum += other);
+        self.connections_refused += other.connections_refused;
         self.retire(other.closed);
+        self.bypass.merge(&other.bypass);
         self.in_node.add(&other.in_node).expect("the same bounds");
     }
 
@@ -124,6 +148,9 @@ impl TurnMeters {
         metrics.counter("relay_turn_allocated_total", "Allocations made.", server.allocated);
         metrics.counter("relay_turn_expired_total", "Allocations that ran out.", server.expired);
         metrics.gauge("relay_turn_allocations", "Allocations that live.", self.allocations);
+        let help = "Connections not taken in, for want of descriptors or memory.";
+        metrics.counter("relay_turn_connections_refused_total", help, self.connections_refused);
+        self.report_bypass(metrics);
         self.report_drops(metrics);
         for (error, count) in server.refused() {
             let label = ("code", error.reason());
@@ -138,11 +165,22 @@ impl TurnMeters {
         metrics.labelled_counter("relay_turn_node_microseconds_bucket", ("le", "+Inf"), help, all);
     }
 
+    fn report_bypass(&self, metrics: &mut CoreMetrics) {
+        let XdpCounters { received, sent, to_kernel, .. } = self.bypass;
+        for (way, count) in [("in", received), ("out", sent), ("left to the kernel", to_kernel)] {
+            let help = "Datagrams past the kernel, and those that it had to send.";
+            metrics.labelled_counter("relay_turn_bypass_packets_total", ("way", way), help, count);
+        }
+    }
+
     fn report_drops(&self, metrics: &mut CoreMetrics) {
         let help = "Datagrams dropped.";
         let causes = Drop::ALL.map(|cause| (cause.name(), self.server.dropped(cause)));
         let losses = Loss::ALL.map(|(loss, name)| (name, self.losses[loss as usize]));
-        for (cause, count) in causes.into_iter().chain(losses) {
+        let XdpCounters { malformed, dropped_full, send_full, .. } = self.bypass;
+        let frames =
+            [("frame", malformed), ("receive ring full", dropped_full), ("send ring full", send_full)];
+        for (cause, count) in causes.into_iter().chain(losses).chain(frames) {
             metrics.labelled_counter("relay_turn_drops_total", ("cause", cause), help, count);
         }
     }

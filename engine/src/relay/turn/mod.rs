@@ -5,6 +5,7 @@
 //! gathered by one epoll descriptor: a relay has thousands of sockets, and most of them are idle at any time. Sockets
 //! that are ready are emptied in bursts of super-segments, and what they hold leaves in bursts.
 
+mod bypass;
 mod config;
 mod meters;
 mod ready;
@@ -13,18 +14,22 @@ mod streams;
 
 use std::{collections::VecDeque, io, net::SocketAddr, os::fd::BorrowedFd};
 
+pub use bypass::steer;
+
 use netio::{
     Packet, PacketPool,
     udp::{BURST, Datagram, UdpConfig, UdpSocket},
+    xdp::{Steering, XdpDatagram},
 };
 use relay_dp::turn::{Client, Effect, Now, Outbox, RelayId, Server, To, Train, Where};
 
-pub use config::{Rate, TurnConfig, TurnConfigError};
+pub use config::{Io, Rate, TurnConfig, TurnConfigError};
 pub use meters::{Loss, TurnMeters};
 pub use relay_dp::turn::rest_password;
 pub use serve::{ServeError, serve};
 
 use self::{
+    bypass::Bypass,
     ready::{Ready, Token},
     streams::Streams,
 };
@@ -54,12 +59,14 @@ pub struct ListenError {
 /// A UDP socket and what is to leave through it.
 struct Port {
     socket: UdpSocket,
+    /// What it is bound to.
+    address: SocketAddr,
     queue: VecDeque<Datagram>,
 }
 
 impl Port {
-    fn new(socket: UdpSocket) -> Port {
-        Port { socket, queue: VecDeque::new() }
+    fn new(socket: UdpSocket, address: SocketAddr) -> Port {
+        Port { socket, address, queue: VecDeque::new() }
     }
 }
 
@@ -80,16 +87,19 @@ pub struct TurnCore {
     /// By slot.
     relays: Vec<Option<(RelayId, Port)>>,
     streams: Streams,
+    bypass: Option<Bypass>,
     dirty: Vec<Dirty>,
     queued: usize,
     out: Outbox,
     received: Vec<Datagram>,
+    frames: Vec<XdpDatagram>,
     tokens: Vec<Token>,
     meters: TurnMeters,
 }
 
 impl TurnCore {
-    /// Opens the listening sockets of core `core` out of `cores`. `seed` is secret and new at each start.
+    /// Opens the listening sockets of core `core` out of `cores`, and those that `steering` steers to. `seed` is secret and new at each
+    /// start.
     ///
     /// # Errors
     /// The configuration can't work, or a port is taken.
@@ -98,6 +108,7 @@ impl TurnCore {
         (core, cores): (u16, u16),
         clock: Clock,
         seed: &[u8; 32],
+        steering: Option<&Steering>,
     ) -> Result<TurnCore, ServeError> {
         allow_many_sockets();
         let server = Server::new(config.server(core, cores)?, seed).map_err(TurnConfigError::from)?;
@@ -109,10 +120,14 @@ impl TurnCore {
             let udp = UdpConfig { reuse_port: true, local_address: false, ..UdpConfig::default() };
             let socket = UdpSocket::bind(address, &udp).map_err(failed)?;
             ready.add(&socket, Token::Listener(listeners.len())).map_err(failed)?;
-            listeners.push(Port::new(socket));
+            listeners.push(Port::new(socket, address));
             if config.tcp {
                 streams.listen(address, &mut ready).map_err(failed)?;
             }
+        }
+        let bypass = steering.and_then(|steering| Bypass::open(steering, core, &config.listen));
+        for descriptor in bypass.iter().flat_map(Bypass::descriptors) {
+            ready.add(&descriptor, Token::Bypass).map_err(ServeError::Io)?;
         }
         Ok(TurnCore {
             server,
@@ -122,10 +137,12 @@ impl TurnCore {
             listeners,
             relays: Vec::new(),
             streams,
+            bypass,
             dirty: Vec::new(),
             queued: 0,
             out: Outbox::default(),
             received: Vec::with_capacity(BURST),
+            frames: Vec::with_capacity(MAX_PER_TURN),
             tokens: Vec::new(),
             meters: TurnMeters::default(),
         })
@@ -144,6 +161,9 @@ impl TurnCore {
     /// What passed, what did not, and how long it took.
     pub fn meters(&mut self) -> &TurnMeters {
         self.meters.set_server(&self.server);
+        if let Some(bypass) = &self.bypass {
+            self.meters.set_bypass(bypass.counters());
+        }
         &self.meters
     }
 
@@ -179,7 +199,7 @@ impl TurnCore {
         }
         self.finish(began, &mut packets)?;
         self.tokens = tokens;
-        Ok(taken > 0)
+        Ok(taken > 0 || self.bypass.as_ref().is_some_and(Bypass::is_pending))
     }
 
     /// Sends what waits, and notes how long the packets since `began` were here.
@@ -203,8 +223,12 @@ impl TurnCore {
                     port.socket.recv_burst(&self.pool, &mut received, BURST)?;
                 }
             }
-            Token::Accept(index) => self.streams.accept(index, &mut self.ready, now),
+            Token::Accept(index) => self.streams.accept(index, &mut self.ready, &mut self.meters, now),
             Token::Stream(slot) => self.on_stream(slot, now)?,
+            Token::Bypass => {
+                self.received = received;
+                return self.on_frames(now);
+            }
         }
         let count = received.len();
         let segments = received.iter().map(|datagram| datagram.segments().len().max(1) as u64).sum();
@@ -212,11 +236,29 @@ impl TurnCore {
             match token {
                 Token::Listener(index) => self.on_client_datagram(index, datagram, now)?,
                 Token::Relay(slot) => self.on_peer_datagram(slot, datagram, now)?,
-                Token::Accept(_) | Token::Stream(_) => {}
+                Token::Accept(_) | Token::Stream(_) | Token::Bypass => {}
             }
         }
         self.received = received;
         Ok((count, segments))
+    }
+
+    /// Takes in a burst past the kernel. Returns the datagrams that came, twice: none of them is a train.
+    fn on_frames(&mut self, now: Now) -> io::Result<(usize, u64)> {
+        let Some(bypass) = &mut self.bypass else { return Ok((0, 0)) };
+        let mut frames = std::mem::take(&mut self.frames);
+        bypass.receive(&mut frames, MAX_PER_TURN)?;
+        let count = frames.len();
+        for XdpDatagram { packet, peer, local } in frames.drain(..) {
+            let datagram = Datagram::single(packet, peer, None);
+            match self.bypass.as_mut().and_then(|bypass| bypass.port(local)) {
+                Some(Dirty::Listener(index)) => self.on_client_datagram(index, datagram, now)?,
+                Some(Dirty::Relay(slot)) => self.on_peer_datagram(slot, datagram, now)?,
+                None => self.meters.lose(Loss::NoPort, 1),
+            }
+        }
+        self.frames = frames;
+        Ok((count, count as u64))
     }
 
     fn on_client_datagram(&mut self, index: usize, mut datagram: Datagram, now: Now) -> io::Result<()> {
@@ -236,6 +278,7 @@ impl TurnCore {
 
     fn on_timeout(&mut self, now: Now) -> io::Result<()> {
         self.server.handle_timeout(now, &mut self.out);
+        self.streams.resume(&mut self.ready, now);
         let server = &self.server;
         self.streams.expire(now, |client| server.is_allocated(client));
         self.carry_out(None, now)
@@ -322,9 +365,13 @@ impl TurnCore {
                 }
                 Effect::Close { relay } => {
                     // What is queued was allowed to go.
+                    self.flush_bypass()?;
                     self.flush_port(Dirty::Relay(relay.slot))?;
                     let slot = self.relays.get_mut(relay.slot as usize).and_then(Option::take);
                     if let Some((_, port)) = slot {
+                        if let Some(bypass) = &mut self.bypass {
+                            bypass.set_relay(port.address, None);
+                        }
                         self.meters.retire(port.socket.counters());
                     }
                 }
@@ -342,7 +389,10 @@ impl TurnCore {
         }
         let slot = relay.slot as usize;
         self.relays.resize_with(self.relays.len().max(slot + 1), || None);
-        self.relays[slot] = Some((relay, Port::new(socket)));
+        self.relays[slot] = Some((relay, Port::new(socket, bind)));
+        if let Some(bypass) = &mut self.bypass {
+            bypass.set_relay(bind, Some(relay.slot));
+        }
         true
     }
 
@@ -370,15 +420,42 @@ impl TurnCore {
             To::Client(Client::Udp { socket, address }) => (Dirty::Listener(socket.into()), address),
             To::Peer { relay, address } => (Dirty::Relay(relay.slot), address),
         };
+        self.queued += 1;
+        let local = port(&mut self.listeners, &mut self.relays, dirty).map(|port| port.address);
+        match (&mut self.bypass, local) {
+            (Some(bypass), Some(local)) if bypass.owns(&packet) => {
+                bypass.queue(XdpDatagram { packet, peer, local });
+            }
+            _ => self.queue(dirty, Datagram { packet, segment: segment.max(1), peer, local: None }),
+        }
+    }
+
+    /// Queues a datagram for a port's socket.
+    fn queue(&mut self, dirty: Dirty, datagram: Datagram) {
         let Some(port) = port(&mut self.listeners, &mut self.relays, dirty) else { return };
         if port.queue.is_empty() {
             self.dirty.push(dirty);
         }
-        port.queue.push_back(Datagram { packet, segment: segment.max(1), peer, local: None });
-        self.queued += 1;
+        port.queue.push_back(datagram);
+    }
+
+    /// Sends what leaves past the kernel, and queues the rest for the ports' sockets.
+    fn flush_bypass(&mut self) -> io::Result<()> {
+        let Some(bypass) = &mut self.bypass else { return Ok(()) };
+        let mut rest = bypass.flush()?;
+        for XdpDatagram { packet, peer, local } in rest.drain(..) {
+            if let Some(dirty) = self.bypass.as_mut().and_then(|bypass| bypass.port(local)) {
+                self.queue(dirty, Datagram::single(packet, peer, None));
+            }
+        }
+        if let Some(bypass) = &mut self.bypass {
+            bypass.reuse(rest);
+        }
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        self.flush_bypass()?;
         while let Some(dirty) = self.dirty.pop() {
             self.flush_port(dirty)?;
         }

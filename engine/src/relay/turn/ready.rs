@@ -23,6 +23,8 @@ pub enum Token {
     Accept(usize),
     /// A client's connection, by slot.
     Stream(u32),
+    /// The sockets past the kernel.
+    Bypass,
 }
 
 impl Token {
@@ -32,6 +34,7 @@ impl Token {
             Token::Relay(slot) => (1, slot.into()),
             Token::Accept(index) => (2, index as u64),
             Token::Stream(slot) => (3, slot.into()),
+            Token::Bypass => (4, 0),
         };
         EventData::new_u64(kind << 32 | index)
     }
@@ -43,7 +46,8 @@ impl Token {
             0 => Token::Listener(slot as usize),
             1 => Token::Relay(slot),
             2 => Token::Accept(slot as usize),
-            _ => Token::Stream(slot),
+            3 => Token::Stream(slot),
+            _ => Token::Bypass,
         }
     }
 }
@@ -63,6 +67,12 @@ impl Ready {
     /// Reports a socket while it can be read.
     pub fn add(&mut self, socket: &impl AsFd, token: Token) -> io::Result<()> {
         Ok(epoll::add(&self.0, socket, token.data(), EventFlags::IN)?)
+    }
+
+    /// Whether to report a listening socket at all.
+    pub fn set_accepting(&mut self, socket: &impl AsFd, token: Token, accepting: bool) -> io::Result<()> {
+        let events = if accepting { EventFlags::IN } else { EventFlags::empty() };
+        Ok(epoll::modify(&self.0, socket, token.data(), events)?)
     }
 
     /// Whether to report a socket when it can be written, too.
@@ -91,7 +101,9 @@ mod tests {
 
     #[test]
     fn tokens_round_trip() {
-        for token in [Token::Listener(3), Token::Relay(u32::MAX), Token::Accept(0), Token::Stream(7)] {
+        for token in
+            [Token::Listener(3), Token::Relay(u32::MAX), Token::Accept(0), Token::Stream(7), Token::Bypass]
+        {
             assert_eq!(Token::from_data(token.data()), token);
         }
     }

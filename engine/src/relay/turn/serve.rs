@@ -10,7 +10,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
-use super::{ListenError, TurnConfig, TurnConfigError, TurnCore, TurnMeters};
+use super::{ListenError, TurnConfig, TurnConfigError, TurnCore, TurnMeters, steer};
 use crate::{core_loop::Clock, process::Stop};
 
 /// Sleep at most so long, so that a stop request is seen, ns.
@@ -51,6 +51,7 @@ pub fn serve(
     ready: impl FnOnce(),
     mut report: impl FnMut(&TurnMeters),
 ) -> Result<(), ServeError> {
+    let steering = steer(config, cores)?;
     let clock = Clock::start();
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(ServeError::Random)?;
@@ -59,12 +60,12 @@ pub fn serve(
         let (opened, open) = std::sync::mpsc::channel();
         let mut threads = Vec::new();
         for (core, meters) in (0..cores).zip(&meters) {
-            let (opened, stop) = (opened.clone(), stop.clone());
+            let (opened, stop, steering) = (opened.clone(), stop.clone(), steering.as_deref());
             threads.push(scope.spawn(move || {
                 pin_to(core, pin);
                 let mut seed = seed;
                 seed[..2].iter_mut().zip(core.to_le_bytes()).for_each(|(byte, core)| *byte ^= core);
-                let made = TurnCore::new(config, (core, cores), clock, &seed);
+                let made = TurnCore::new(config, (core, cores), clock, &seed, steering);
                 let result = made.and_then(|made| {
                     let _ = opened.send(());
                     run(made, clock, &stop, meters)

@@ -20,6 +20,9 @@ use super::{
 const MAX_WAITING: usize = 256 << 10;
 /// How long a connection may be silent without an allocation, ns.
 const PATIENCE: u64 = 60_000_000_000;
+/// How long no connection is taken in after one could not be for want of descriptors or memory, ns. The listening socket stays
+/// readable meanwhile, and the loop would find it so again and again.
+const ACCEPT_PAUSE: u64 = 100_000_000;
 /// How often that is looked after, ns.
 const LOOK: u64 = 5_000_000_000;
 /// Slots have 24 bits in a connection's number.
@@ -38,9 +41,15 @@ struct Stream {
     last: u64,
 }
 
+struct Listener {
+    socket: TcpListener,
+    /// Until when it is not listened to, ns.
+    paused: Option<u64>,
+}
+
 /// All connections of a core.
 pub struct Streams {
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listener>,
     streams: Slab<Stream>,
     max: usize,
     accepted: u64,
@@ -92,14 +101,23 @@ impl Streams {
         socket.listen(1024)?;
         let listener = TcpListener::from(socket);
         ready.add(&listener, Token::Accept(self.listeners.len()))?;
-        self.listeners.push(listener);
+        self.listeners.push(Listener { socket: listener, paused: None });
         Ok(())
     }
 
     /// Takes in connections; those beyond the maximum are closed at once.
-    pub fn accept(&mut self, index: usize, ready: &mut Ready, now: Now) {
-        // Any error is the connection's, or passes (descriptors); the listener stays ready while there are others.
-        while let Ok((socket, address)) = self.listeners[index].accept() {
+    pub fn accept(&mut self, index: usize, ready: &mut Ready, meters: &mut TurnMeters, now: Now) {
+        loop {
+            let (socket, address) = match self.listeners[index].socket.accept() {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    if is_want(&error) {
+                        meters.refuse_connection();
+                        self.pause(index, ready, now);
+                    }
+                    return; // otherwise there is none, or one that has gone again
+                }
+            };
             if self.streams.len() >= self.max || socket.set_nonblocking(true).is_err() {
                 continue;
             }
@@ -121,6 +139,24 @@ impl Streams {
                 closed: false,
                 last: now.ns,
             });
+        }
+    }
+
+    fn pause(&mut self, index: usize, ready: &mut Ready, now: Now) {
+        let listener = &mut self.listeners[index];
+        if ready.set_accepting(&listener.socket, Token::Accept(index), false).is_ok() {
+            listener.paused = Some(now.ns + ACCEPT_PAUSE);
+        }
+    }
+
+    /// Listens again where a pause is over.
+    pub fn resume(&mut self, ready: &mut Ready, now: Now) {
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            if listener.paused.is_some_and(|until| until <= now.ns)
+                && ready.set_accepting(&listener.socket, Token::Accept(index), true).is_ok()
+            {
+                listener.paused = None;
+            }
         }
     }
 
@@ -210,9 +246,10 @@ impl Streams {
         }
     }
 
-    /// When [`expire`](Self::expire) wants to look again, ns.
+    /// When [`expire`](Self::expire) or [`resume`](Self::resume) wants to look again, ns.
     pub fn poll_timeout(&self) -> Option<u64> {
-        (!self.streams.is_empty()).then_some(self.next_look)
+        let look = (!self.streams.is_empty()).then_some(self.next_look);
+        self.listeners.iter().filter_map(|listener| listener.paused).chain(look).min()
     }
 
     /// Closes connections that are silent and hold no allocation.
@@ -223,4 +260,10 @@ impl Streams {
         self.next_look = now.ns + LOOK;
         self.streams.retain(|_, stream| now.ns < stream.last + PATIENCE || is_allocated(&stream.client));
     }
+}
+
+/// Whether a connection waits, and this process or machine has nothing left to take it in with.
+fn is_want(error: &io::Error) -> bool {
+    let want = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|errno| want.contains(&errno))
 }

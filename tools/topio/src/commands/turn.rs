@@ -48,7 +48,7 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 pub struct ServeArguments {
     /// The server's configuration (TOML); instead of the options below
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "relay", "user", "secret", "ports", "allow_peers"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "relay", "user", "secret", "ports", "allow_peers", "af_xdp"])]
     config: Option<PathBuf>,
     /// Where clients come, by UDP and TCP
     #[arg(long, value_name = "ADDRESS:PORT", required_unless_present = "config")]
@@ -68,6 +68,9 @@ pub struct ServeArguments {
     /// Networks that are reached though they are private or special
     #[arg(long, value_name = "NETWORK")]
     allow_peers: Vec<String>,
+    /// Pass the kernel by on this interface (AF_XDP), where its driver and the privileges allow
+    #[arg(long, value_name = "INTERFACE")]
+    af_xdp: Option<String>,
     /// Threads
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     cores: u16,
@@ -141,7 +144,7 @@ fn configuration(arguments: &ServeArguments) -> Result<TurnConfig, Failure> {
     };
     let users =
         arguments.user.iter().map(|(name, password)| (name.clone(), toml::Value::String(password.clone())));
-    let table = toml::Table::from_iter([
+    let mut table = toml::Table::from_iter([
         ("listen".to_owned(), texts(&mut arguments.listen.iter().map(ToString::to_string))),
         ("relay".to_owned(), texts(&mut arguments.relay.iter().map(ToString::to_string))),
         ("users".to_owned(), toml::Value::Table(users.collect())),
@@ -149,6 +152,10 @@ fn configuration(arguments: &ServeArguments) -> Result<TurnConfig, Failure> {
         ("ports".to_owned(), toml::Value::String(arguments.ports.clone())),
         ("allow_peers".to_owned(), texts(&mut arguments.allow_peers.iter().cloned())),
     ]);
+    if let Some(interface) = &arguments.af_xdp {
+        table.insert("io".to_owned(), "af_xdp".into());
+        table.insert("interface".to_owned(), interface.clone().into());
+    }
     TurnConfig::parse("options", &table.to_string()).map_err(Failure::usage)
 }
 

@@ -2,11 +2,11 @@
 
 /// A sum in progress. Every part added must begin at an even offset of what is summed.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sum(u64);
+pub struct Sum(u64);
 
 impl Sum {
     /// Adds `bytes`; an odd last byte counts as followed by zero. At most 2 GiB in all.
-    pub(super) fn add(self, bytes: &[u8]) -> Self {
+    pub fn with(self, bytes: &[u8]) -> Self {
         // Eight lanes of 32 bits, widened: the compiler makes vector code of it. The order of bytes does not matter to a
         // one's complement sum as long as it is the same everywhere (RFC 1071, section 2).
         let mut lanes = [0u64; 8];
@@ -29,19 +29,19 @@ impl Sum {
     }
 
     /// Adds a 16-bit field.
-    pub(super) fn add_u16(self, value: u16) -> Self {
+    pub fn with_u16(self, value: u16) -> Self {
         Self(self.0 + u64::from(u16::from_ne_bytes(value.to_be_bytes())))
     }
 
     /// Adds the pseudo-header of TCP and UDP (RFC 9293 section 3.1, RFC 8200 section 8.1): `addresses` are source and
     /// destination as they stand in the IP header.
-    pub(super) fn add_pseudo_header(self, addresses: &[u8], protocol: u8, len: usize) -> Self {
+    pub fn with_pseudo_header(self, addresses: &[u8], protocol: u8, len: usize) -> Self {
         let len = u16::try_from(len).expect("an IP packet is at most 64 KiB");
-        self.add(addresses).add_u16(u16::from(protocol)).add_u16(len)
+        self.with(addresses).with_u16(u16::from(protocol)).with_u16(len)
     }
 
     /// The sum in 16 bits, as it is written (bytes in memory order).
-    pub(super) fn folded(self) -> [u8; 2] {
+    pub fn folded(self) -> [u8; 2] {
         let mut sum = self.0;
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
@@ -50,13 +50,13 @@ impl Sum {
     }
 
     /// The checksum: the complement, as it is written.
-    pub(super) fn checksum(self) -> [u8; 2] {
+    pub fn checksum(self) -> [u8; 2] {
         let [high, low] = self.folded();
         [!high, !low]
     }
 
     /// The checksum as UDP writes it, which keeps zero for "none" (RFC 768).
-    pub(super) fn udp_checksum(self) -> [u8; 2] {
+    pub fn udp_checksum(self) -> [u8; 2] {
         match self.checksum() {
             [0, 0] => [0xff, 0xff],
             checksum => checksum,
@@ -64,7 +64,7 @@ impl Sum {
     }
 
     /// Whether what was summed, its checksum included, is intact.
-    pub(super) fn is_intact(self) -> bool {
+    pub fn is_intact(self) -> bool {
         self.folded() == [0xff, 0xff]
     }
 }
@@ -88,7 +88,7 @@ mod tests {
         #[test]
         fn the_wide_sum_is_the_plain_one(bytes in proptest::collection::vec(any::<u8>(), 0..300), cut in 0usize..150) {
             let cut = (cut * 2).min(bytes.len() & !1);
-            let sum = Sum::default().add(&bytes[..cut]).add(&bytes[cut..]);
+            let sum = Sum::default().with(&bytes[..cut]).with(&bytes[cut..]);
             prop_assert_eq!(u16::from_be_bytes(sum.checksum()), plain(&bytes));
         }
     }
@@ -96,6 +96,6 @@ mod tests {
     #[test]
     fn the_longest_packet_of_ones_does_not_overflow() {
         let bytes = vec![0xff; 65_535];
-        assert_eq!(u16::from_be_bytes(Sum::default().add(&bytes).checksum()), plain(&bytes));
+        assert_eq!(u16::from_be_bytes(Sum::default().with(&bytes).checksum()), plain(&bytes));
     }
 }

@@ -1,0 +1,194 @@
+//! AF_XDP over a veth pair between two network namespaces: frames come, change hands in place, and go. Takes root; skipped loudly
+//! without.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use netio::xdp::{Flow, Steering, XdpDatagram, XdpSocket};
+
+const RELAY: &str = "10.77.0.1";
+const PEER: &str = "10.77.0.2";
+const RELAY_V6: &str = "fd77::1";
+const PEER_V6: &str = "fd77::2";
+
+/// Two linked namespaces, removed when dropped.
+struct Place {
+    names: [String; 2],
+}
+
+fn ip(arguments: &str) -> bool {
+    Command::new("ip").args(arguments.split(' ')).output().is_ok_and(|output| output.status.success())
+}
+
+impl Place {
+    /// `None` where namespaces can't be made.
+    fn new(queues: u32) -> Option<Place> {
+        let names = ["relay", "peer"].map(|role| format!("xdp-{role}-{}-{queues}", std::process::id()));
+        let place = Place { names };
+        let [relay, peer] = &place.names;
+        let made = ip(&format!("netns add {relay}"))
+            && ip(&format!("netns add {peer}"))
+            && ip(&format!(
+                "link add name veth netns {relay} numrxqueues {queues} numtxqueues {queues} type veth peer name veth netns {peer} numrxqueues {queues} numtxqueues {queues}"
+            ));
+        for (name, v4, v6) in [(relay, RELAY, RELAY_V6), (peer, PEER, PEER_V6)] {
+            ip(&format!("-n {name} address add {v4}/24 dev veth"));
+            ip(&format!("-n {name} address add {v6}/64 dev veth nodad"));
+            ip(&format!("-n {name} link set veth up"));
+        }
+        if !made {
+            eprintln!("SKIPPED: no network namespaces (root and iproute2 make them)");
+        }
+        made.then_some(place)
+    }
+
+    /// Moves this thread into one of them.
+    fn enter(&self, index: usize) {
+        let file = File::open(format!("/run/netns/{}", self.names[index])).expect("the system does it");
+        // SAFETY: only numbers.
+        assert_eq!(unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
+    }
+
+    /// A socket of the peer's.
+    fn peer(&self, address: &str) -> UdpSocket {
+        std::thread::scope(|scope| {
+            let opened = scope.spawn(|| {
+                self.enter(1);
+                UdpSocket::bind((address, 0)).expect("the system does it")
+            });
+            opened.join().expect("the system does it")
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for name in &self.names {
+            ip(&format!("netns del {name}"));
+        }
+    }
+}
+
+fn flows(ports: std::ops::RangeInclusive<u16>, core: Option<u16>) -> Vec<Flow> {
+    let flow = |address: &str| Flow {
+        address: address.parse().expect("the system does it"),
+        ports: ports.clone(),
+        core,
+    };
+    vec![flow(RELAY), flow(RELAY_V6)]
+}
+
+/// Receives until `wanted` datagrams came or a second is over.
+fn receive(socket: &mut XdpSocket, wanted: usize) -> Vec<XdpDatagram> {
+    let (start, mut received) = (Instant::now(), Vec::new());
+    while received.len() < wanted && start.elapsed() < Duration::from_secs(1) {
+        if socket.recv_burst(&mut received, 64).expect("the system does it") == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    received
+}
+
+/// Sends everything back with a letter in front, and what only the kernel can send through `kernel`.
+fn answer(socket: &mut XdpSocket, received: Vec<XdpDatagram>, kernel: &UdpSocket) -> usize {
+    let mut queue: VecDeque<XdpDatagram> = received.into();
+    for datagram in &mut queue {
+        datagram.packet.grow_front(1);
+        datagram.packet[0] = b'>';
+    }
+    let mut rest = Vec::new();
+    socket.send_burst(&mut queue, &mut rest).expect("the system does it");
+    for datagram in &rest {
+        kernel.send_to(&datagram.packet, datagram.peer).expect("the system does it");
+    }
+    rest.len()
+}
+
+#[test]
+fn steered_datagrams_come_and_go_in_their_frames() {
+    let Some(place) = Place::new(1) else { return };
+    place.enter(0);
+    let steering = Steering::attach("veth", &flows(4000..=4001, None), 1).unwrap();
+    let mut socket = XdpSocket::open(&steering, 0).unwrap().unwrap();
+    for (relay, address) in [(RELAY, PEER), (RELAY_V6, PEER_V6)] {
+        let kernel = UdpSocket::bind((relay, 4000)).unwrap();
+        kernel.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let peer = place.peer(address);
+        peer.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let to: SocketAddr =
+            format!("{}:4000", if relay.contains(':') { format!("[{relay}]") } else { relay.into() })
+                .parse()
+                .unwrap();
+        let mut left_to_kernel = 0;
+        for round in 0..20u8 {
+            for number in 0..50u8 {
+                peer.send_to(&[round, number], to).unwrap();
+            }
+            let received = receive(&mut socket, 50);
+            assert_eq!(received.len(), 50, "round {round} of {relay}");
+            assert!(
+                received
+                    .iter()
+                    .all(|datagram| datagram.local == to && datagram.peer == peer.local_addr().unwrap())
+            );
+            left_to_kernel += answer(&mut socket, received, &kernel);
+            for _ in 0..50 {
+                let mut bytes = [0; 16];
+                let (len, from) = peer.recv_from(&mut bytes).unwrap();
+                assert_eq!((len, from, bytes[0], bytes[1]), (3, to, b'>', round));
+            }
+        }
+        assert!(left_to_kernel < 500, "{left_to_kernel} of 1000 by the kernel: neighbours are not found");
+        // Nothing of it came by the kernel, and everything else does.
+        assert!(kernel.recv_from(&mut [0; 16]).is_err());
+        let other = UdpSocket::bind((relay, 4002)).unwrap();
+        other.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        peer.send_to(b"for the kernel", (relay, 4002)).unwrap();
+        assert_eq!(other.recv_from(&mut [0; 16]).unwrap().0, 14);
+        // A datagram in fragments is put together by the kernel.
+        kernel.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        peer.send_to(&[7; 4000], to).unwrap();
+        assert_eq!(kernel.recv_from(&mut [0; 8000]).unwrap().0, 4000);
+    }
+    let counters = socket.counters();
+    assert_eq!((counters.malformed, counters.dropped_full, counters.send_full), (0, 0, 0), "{counters:?}");
+    // The program goes with its last handle.
+    drop(socket);
+    drop(steering);
+    let shown = Command::new("ip").args(["-n", &place.names[0], "link", "show", "veth"]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&shown.stdout).contains("prog/xdp"));
+}
+
+#[test]
+fn another_cores_port_is_left_to_the_kernel() {
+    let Some(place) = Place::new(2) else { return };
+    place.enter(0);
+    let steering = Steering::attach("veth", &flows(4000..=4000, Some(1)), 2).unwrap();
+    let mut sockets: Vec<XdpSocket> =
+        (0..2).map(|core| XdpSocket::open(&steering, core).unwrap().unwrap()).collect();
+    let kernel = UdpSocket::bind((RELAY, 4000)).unwrap();
+    kernel.set_nonblocking(true).unwrap();
+    let peers: Vec<UdpSocket> = (0..32).map(|_| place.peer(PEER)).collect();
+    for peer in &peers {
+        peer.send_to(b"x", (RELAY, 4000)).unwrap();
+    }
+    let steered = receive(&mut sockets[1], 32).len();
+    assert_eq!(receive(&mut sockets[0], 1).len(), 0);
+    let mut passed = 0;
+    while kernel.recv(&mut [0; 4]).is_ok() {
+        passed += 1;
+    }
+    assert_eq!(steered + passed, 32);
+}
+
+#[test]
+fn what_can_not_be_is_said() {
+    let error = Steering::attach("no-such-device", &[], 1).unwrap_err().to_string();
+    assert!(error.contains("no AF_XDP on no-such-device: finding the interface"), "{error}");
+    let error = Steering::attach("lo", &[], 1).unwrap_err().to_string();
+    assert!(error.contains("Ethernet"), "{error}");
+}
