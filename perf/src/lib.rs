@@ -4,10 +4,11 @@
 //! | --- | --- |
 //! | [`loadgen`], [`client`] | open-loop load on a network, and the clients of its submission port |
 //! | [`report`] | the report of such a run |
-//! | [`exec`], [`log`], [`restart`], [`idle`], [`sig`], [`turn`], [`vpn`], [`mixed`] | the commands of `perf`: figures that such a load does not show |
+//! | [`exec`], [`log`], [`restart`], [`idle`], [`sig`], [`turn`], [`burst`], [`vpn`], [`mixed`] | the commands of `perf`: figures that such a load does not show |
 //! | [`network`], [`netns`] | validators as processes on this machine; network namespaces |
 //! | [`figure`], [`progress`] | measured values beside their goals, and how far a measurement is |
 
+pub mod burst;
 pub mod client;
 pub mod exec;
 pub mod figure;

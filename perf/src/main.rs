@@ -5,7 +5,7 @@
 use std::{fmt::Display, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use perf::{exec, idle, log, mixed, network, restart, sig, turn, vpn};
+use perf::{burst, exec, idle, log, mixed, network, restart, sig, turn, vpn};
 use serde::Serialize;
 
 #[global_allocator]
@@ -52,6 +52,14 @@ enum Command {
         #[arg(long)]
         port: u16,
     },
+    /// What a relayed packet costs past the kernel, beside sockets, and under overload
+    Burst(burst::Arguments),
+    /// A relay that is measured
+    #[command(hide = true)]
+    BurstServer {
+        #[arg(long)]
+        config: String,
+    },
     /// A VPN of ours beside others
     Vpn(vpn::Arguments),
     /// One end of a VPN that is measured
@@ -81,6 +89,8 @@ fn main() -> ExitCode {
         Command::Idle(arguments) => idle::run(arguments).map(|facts| render(&facts, cli.json)),
         Command::Turn(arguments) => turn::run(arguments).map(|facts| render(&facts, cli.json)),
         Command::TurnServer { port } => turn::serve(*port).map(|()| String::new()),
+        Command::Burst(arguments) => burst::run(arguments).map(|facts| render(&facts, cli.json)),
+        Command::BurstServer { config } => burst::serve(config).map(|()| String::new()),
         Command::Vpn(arguments) => vpn::run(arguments).map(|facts| render(&facts, cli.json)),
         Command::VpnEnd(end) => vpn::serve(end).map(|()| String::new()),
         Command::Mixed(arguments) => mixed::run(arguments).map(|facts| render(&facts, cli.json)),

@@ -24,7 +24,7 @@ use crate::{
 use load::{Load, Round};
 use servers::Side;
 
-pub use servers::serve;
+pub use servers::{PASSWORD, USER, serve};
 
 const TRAINS: Goal =
     Goal { what: "packets per CPU second in trains, against coturn", unit: "×", required: 3.0, aim: 8.0 };

@@ -60,6 +60,7 @@ pub fn of(target: &str) -> Vec<Sample> {
         "signatures" => vec![("rfc8032", include_bytes!("../corpus/signatures/valid-rfc8032").to_vec())],
         "state_head" => heads(),
         "state_accounts" => vec![("accounts", accounts())],
+        "frame" => targets::frame::frames(),
         "stun" => targets::turn::requests(),
         "turn_server" => targets::turn::scripts(),
         "vpn_datagram" => vec![("nothing", vec![0, 0])],

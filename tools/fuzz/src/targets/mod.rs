@@ -6,6 +6,7 @@
 mod agreement;
 mod channel;
 mod client;
+pub(crate) mod frame;
 mod ledger;
 mod node;
 mod replica;
@@ -45,6 +46,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "pbft_record", run: agreement::record },
     Target { name: "replica", run: replica::replica },
     Target { name: "frame_stream", run: channel::frame_stream },
+    Target { name: "frame", run: frame::frame },
     Target { name: "channel_garbage", run: channel::garbage },
     Target { name: "channel_tampered", run: channel::tampered },
     Target { name: "peer_frame", run: node::peer_frame },

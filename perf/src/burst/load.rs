@@ -1,0 +1,218 @@
+//! Clients and their peer, on an AF_XDP socket of their own: what comes in goes out again, so that the load costs less than the relay.
+
+use std::{
+    collections::VecDeque,
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use netio::xdp::{Flow, Steering, XdpDatagram, XdpSocket};
+use relay_dp::turn::{
+    client::{Requester, error_code},
+    stun::{Integrity, Message, Writer, attribute, method},
+};
+
+use crate::turn::{PASSWORD, USER};
+
+const PEER_PORT: u16 = 10_000;
+/// Of the first client.
+const CLIENT_PORT: u16 = 20_000;
+const CHANNEL: u16 = 0x4001;
+const BURST: usize = 64;
+const ANSWER_WITHIN: Duration = Duration::from_millis(200);
+const TRIES: u32 = 20;
+/// Nothing comes back for so long: what is on its way is lost, and new packets leave.
+const LOST_AFTER: Duration = Duration::from_millis(50);
+
+/// All of the load.
+pub struct Load {
+    socket: XdpSocket,
+    /// Holds its program in place.
+    _steering: Steering,
+    server: SocketAddr,
+    address: Ipv4Addr,
+    clients: u16,
+    frame: Vec<u8>,
+    received: Vec<XdpDatagram>,
+    queue: VecDeque<XdpDatagram>,
+    rest: Vec<XdpDatagram>,
+    /// Packets that the relay sent to the peer, and to clients.
+    relayed: u64,
+    /// Packets that clients sent anew.
+    sent: u64,
+    /// Of the next client to send.
+    turn: u16,
+}
+
+impl Load {
+    /// Makes the allocations and binds the channels, on a device of this thread's network namespace.
+    ///
+    /// # Errors
+    /// No AF_XDP here; or the server refuses, or does not answer.
+    pub fn new(
+        device: &str,
+        address: Ipv4Addr,
+        server: SocketAddr,
+        (clients, bytes): (u16, u16),
+    ) -> anyhow::Result<Load> {
+        let ports = PEER_PORT..=CLIENT_PORT + clients;
+        let steering = Steering::attach(device, &[Flow { address: address.into(), ports, core: None }], 1)?;
+        let socket = XdpSocket::open(&steering, 0)?.context("no queue")?;
+        let header = [CHANNEL.to_be_bytes(), bytes.to_be_bytes()].concat();
+        let mut load = Load {
+            socket,
+            _steering: steering,
+            server,
+            address,
+            clients,
+            frame: [header, vec![0x5a; bytes.into()]].concat(),
+            received: Vec::new(),
+            queue: VecDeque::new(),
+            rest: Vec::new(),
+            relayed: 0,
+            sent: 0,
+            turn: 0,
+        };
+        for client in 0..clients {
+            load.prepare(client).with_context(|| format!("client {client}"))?;
+        }
+        Ok(load)
+    }
+
+    fn local(&self, client: u16) -> SocketAddr {
+        (self.address, CLIENT_PORT + client).into()
+    }
+
+    fn prepare(&mut self, client: u16) -> anyhow::Result<()> {
+        let mut user = Requester::new(USER, PASSWORD, Integrity::Sha1, u64::from(client) << 32);
+        let peer = SocketAddr::from((self.address, PEER_PORT));
+        self.ask(client, &mut user, method::ALLOCATE, |writer| {
+            writer.attribute(attribute::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
+        })?;
+        self.ask(client, &mut user, method::CHANNEL_BIND, |writer| {
+            let [high, low] = CHANNEL.to_be_bytes();
+            writer
+                .attribute(attribute::CHANNEL_NUMBER, &[high, low, 0, 0])
+                .xor_address(attribute::XOR_PEER_ADDRESS, &peer);
+        })
+    }
+
+    fn ask(
+        &mut self,
+        client: u16,
+        user: &mut Requester,
+        method: u16,
+        fill: impl Fn(&mut Writer<'_>),
+    ) -> anyhow::Result<()> {
+        for _ in 0..TRIES {
+            let request = user.request(method, &fill);
+            self.push(client, &request);
+            self.flush()?;
+            let start = Instant::now();
+            while start.elapsed() < ANSWER_WITHIN {
+                self.socket.recv_burst(&mut self.received, 1)?;
+                let Some(datagram) = self.received.pop() else { continue };
+                let Ok(answer) = Message::parse(&datagram.packet) else { continue };
+                if answer.transaction()[..] != request[8..20] {
+                    continue;
+                }
+                if user.learn(&answer) {
+                    break;
+                }
+                if let Some(code) = error_code(&answer) {
+                    bail!("the server refuses with {code}");
+                }
+                return Ok(());
+            }
+        }
+        bail!("the server does not answer")
+    }
+
+    /// Queues a datagram of a client's.
+    fn push(&mut self, client: u16, bytes: &[u8]) {
+        let Some(mut packet) = self.socket.take() else { return };
+        packet.fill(bytes);
+        let local = self.local(client);
+        self.queue.push_back(XdpDatagram { packet, peer: self.server, local });
+    }
+
+    fn flush(&mut self) -> anyhow::Result<()> {
+        self.socket.send_burst(&mut self.queue, &mut self.rest)?;
+        self.rest.clear(); // the next hop is set by hand, so nothing is left to a kernel's socket
+        Ok(())
+    }
+
+    /// Queues channel data of the clients, one after the other.
+    fn push_data(&mut self, packets: usize) {
+        let frame = std::mem::take(&mut self.frame);
+        for _ in 0..packets {
+            self.push(self.turn, &frame);
+            self.turn = (self.turn + 1) % self.clients;
+        }
+        self.frame = frame;
+        self.sent += packets as u64;
+    }
+
+    /// Keeps `window` packets on their way until `end`, each of them there and back. Returns the packets relayed, both ways.
+    ///
+    /// # Errors
+    /// The socket fails.
+    pub fn exchange(&mut self, window: usize, end: Instant) -> anyhow::Result<u64> {
+        let (before, mut heard) = (self.relayed, Instant::now());
+        self.push_data(window);
+        self.flush()?;
+        loop {
+            let now = Instant::now();
+            if now >= end {
+                return Ok(self.relayed - before);
+            }
+            if self.socket.recv_burst(&mut self.received, BURST)? > 0 {
+                heard = now;
+                self.relayed += self.received.len() as u64;
+                // Channel data from the relay is what the client sends; what reached the peer goes back.
+                self.queue.extend(self.received.drain(..));
+            } else if now - heard > LOST_AFTER {
+                heard = now;
+                self.push_data(window);
+            }
+            self.flush()?;
+        }
+    }
+
+    /// Sends from clients to the peer at a rate, whatever comes of it, until `end`. Returns packets sent and arrived.
+    ///
+    /// # Errors
+    /// The socket fails.
+    pub fn offer(&mut self, rate: f64, end: Instant) -> anyhow::Result<(u64, u64)> {
+        let (sent, relayed, start) = (self.sent, self.relayed, Instant::now());
+        loop {
+            let now = Instant::now();
+            if now >= end {
+                return Ok((self.sent - sent, self.relayed - relayed));
+            }
+            let due = rate * (now - start).as_secs_f64();
+            let behind = due - (self.sent - sent) as f64;
+            if behind >= 1.0 {
+                self.push_data((behind as usize).min(BURST));
+            }
+            self.flush()?;
+            self.socket.recv_burst(&mut self.received, BURST)?;
+            self.relayed += self.received.len() as u64;
+            self.received.clear();
+        }
+    }
+
+    /// Takes in what is still on its way.
+    ///
+    /// # Errors
+    /// The socket fails.
+    pub fn drain(&mut self) -> anyhow::Result<()> {
+        let end = Instant::now() + LOST_AFTER * 2;
+        while Instant::now() < end {
+            self.socket.recv_burst(&mut self.received, BURST)?;
+            self.received.clear();
+        }
+        Ok(())
+    }
+}
