@@ -192,9 +192,11 @@ impl Load {
                 return Ok((self.sent - sent, self.relayed - relayed));
             }
             let due = rate * (now - start).as_secs_f64();
-            let behind = due - (self.sent - sent) as f64;
-            if behind >= 1.0 {
-                self.push_data((behind as usize).min(BURST));
+            let behind = (due - (self.sent - sent) as f64).clamp(0.0, BURST as f64);
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 0 and BURST")]
+            let behind = behind as usize;
+            if behind > 0 {
+                self.push_data(behind);
             }
             self.flush()?;
             self.socket.recv_burst(&mut self.received, BURST)?;
