@@ -15,7 +15,8 @@
 //! group, whose other members and order they must know too. A guess is right with a chance below 2⁻¹⁰⁸:
 //! a sum over a set with a bad signature vanishes for at most one of the 2¹²⁸ values of that signature's
 //! coefficient, and the sets that a group of n ≤ 2¹⁰ can form are contiguous ranges, fewer than n²/2 + n. That bound
-//! covers the halving too, which reuses the coefficients. (For n = 4,096, the maximum, it is 2⁻¹⁰⁴.)
+//! covers the halving too, which reuses the coefficients. (For n = 4,096, the maximum, it is 2⁻¹⁰⁴.) A signature that is judged
+//! by itself needs none; so nothing is ever rejected by chance.
 
 use blake3::{Hasher, OutputReader};
 use curve25519_dalek::Scalar;

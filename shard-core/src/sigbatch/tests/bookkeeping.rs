@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{Case, Source, honest};
-use crate::sigbatch::{Batch, BatchFull, MAX_MESSAGE, Progress};
+use crate::sigbatch::{Backend, Batch, BatchFull, MAX_MESSAGE, Progress};
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -132,4 +132,28 @@ fn a_group_of_early_rejects_needs_no_equation() {
 #[should_panic(expected = "sign a digest")]
 fn a_long_message_is_the_callers_mistake() {
     let _ = Batch::new(1, [0; 32], 0).push(&[0; 32], &[0; MAX_MESSAGE + 1], &[0; 64], 0);
+}
+
+#[test]
+fn a_slice_keeps_to_its_budget_and_wastes_little_of_it() {
+    let cases = honest(&mut Source::new(30), 200);
+    for backend in Backend::available() {
+        for budget in [50, 100, 160, 400, 1800] {
+            let mut batch = Batch::with_backend(backend, 200, [1; 32], 0);
+            for case in &cases {
+                batch.push(&case.key, &case.message, &case.signature, 0).expect("room");
+            }
+            let mut slices = Vec::new();
+            loop {
+                let (progress, spent) = batch.slice(budget);
+                slices.push(spent);
+                if progress == Progress::Done {
+                    break;
+                }
+            }
+            assert!(slices.iter().all(|&spent| spent <= budget), "{budget}: {slices:?}");
+            let total: usize = slices.iter().sum();
+            assert!(total * 2 > (slices.len() - 1) * budget, "{budget}: {slices:?}");
+        }
+    }
 }
