@@ -111,13 +111,28 @@ impl Server {
         } else {
             match message.method() {
                 method::ALLOCATE => return self.allocate(client, message, user, seal, now, out),
-                method::REFRESH => self.refresh(client, message, user, now, out),
-                method::CREATE_PERMISSION => self.create_permission(client, message, user, now),
-                method::CHANNEL_BIND => self.channel_bind(client, message, user, now),
+                method::REFRESH | method::CREATE_PERMISSION | method::CHANNEL_BIND => {
+                    self.own(client, user, now).and_then(|index| self.change(index, message, now, out))
+                }
                 _ => Err(ErrorCode::BadRequest),
             }
         };
         self.answer(client, message, &seal, answer, now, out);
+    }
+
+    /// A request about an allocation that is the client's.
+    fn change(
+        &mut self,
+        index: u32,
+        message: &Message<'_>,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Result<Answer, ErrorCode> {
+        match message.method() {
+            method::REFRESH => self.refresh(index, message, now, out),
+            method::CREATE_PERMISSION => self.create_permission(index, message, now),
+            _ => self.channel_bind(index, message, now),
+        }
     }
 
     fn answer(
@@ -368,13 +383,11 @@ impl Server {
     /// RFC 8656 section 8.2.
     fn refresh(
         &mut self,
-        client: Client,
+        index: u32,
         message: &Message<'_>,
-        user: &str,
         now: Now,
         out: &mut Outbox,
     ) -> Result<Answer, ErrorCode> {
-        let index = self.own(client, user, now)?;
         let only = requested_family(message, attribute::REQUESTED_ADDRESS_FAMILY)?;
         let allocation = &mut self.allocations[index as usize];
         if only.is_some_and(|family| allocation.relays[family].is_none()) {
@@ -402,12 +415,10 @@ impl Server {
     /// RFC 8656 section 10.2: all addresses of a request, or none.
     fn create_permission(
         &mut self,
-        client: Client,
+        index: u32,
         message: &Message<'_>,
-        user: &str,
         now: Now,
     ) -> Result<Answer, ErrorCode> {
-        let index = self.own(client, user, now)?;
         let mut peers = Vec::new();
         for attribute in message.attributes().filter(|found| found.kind == attribute::XOR_PEER_ADDRESS) {
             let peer = stun::decode_xor_address(attribute.value, message.transaction());
@@ -438,14 +449,7 @@ impl Server {
     }
 
     /// RFC 8656 section 12.2.
-    fn channel_bind(
-        &mut self,
-        client: Client,
-        message: &Message<'_>,
-        user: &str,
-        now: Now,
-    ) -> Result<Answer, ErrorCode> {
-        let index = self.own(client, user, now)?;
+    fn channel_bind(&mut self, index: u32, message: &Message<'_>, now: Now) -> Result<Answer, ErrorCode> {
         let number = message.find(attribute::CHANNEL_NUMBER).and_then(|value| value.first_chunk::<2>());
         let number =
             number.map(|bytes| u16::from_be_bytes(*bytes)).filter(|number| CHANNELS.contains(number));
