@@ -56,9 +56,15 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// A connection whose other side has not acknowledged bytes for so long is closed: its machine is gone, or reads nothing.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
-/// Signature work per turn where packets are relayed on the same core (see [`Settings::verify_slice`]): some 50 µs, the
-/// longest that a packet waits for it.
-const RELAY_VERIFY_SLICE: usize = 40;
+/// Time slice of a core loop that relays, where it shares its processor with others, and its priority beside them («nice»): people's
+/// packets can't wait for as long as agreement can.
+const RELAY_TIME_SLICE: Duration = Duration::from_micros(100);
+const RELAY_NICE: i32 = -20;
+
+/// Slices of work where packets are relayed on the same core, which wait for one of them: some 50 µs of signatures.
+fn relaying() -> Settings {
+    Settings { verify_slice: 40, execute_slice: 64, execute_steps: 1, ..Settings::default() }
+}
 
 /// A request to stop, shared by all threads of a process and by whoever catches its signals.
 #[derive(Clone, Debug, Default)]
@@ -376,6 +382,11 @@ impl CoreThread {
 
     fn prepare_and_run(&self) -> Result<(), NodeError> {
         self.pin();
+        if self.setup.config.relay.has_relay() {
+            // Only wishes, and the second takes a privilege; a core of its own needs neither.
+            let _ = netio::schedule_soon(RELAY_TIME_SLICE, RELAY_NICE)
+                .or_else(|_| netio::schedule_soon(RELAY_TIME_SLICE, 0));
+        }
         let config = ReactorConfig {
             max_connections: self.setup.config.limits.submission_connections as usize + 1024,
             send_queue_bytes: 64 << 20,
@@ -429,11 +440,7 @@ impl CoreThread {
             retained_segments: u32::try_from(setup.config.log.retain_bytes / setup.config.log.segment_bytes)
                 .unwrap_or(u32::MAX),
             silent: self.silent,
-            verify_slice: match setup.config.relay.has_relay() {
-                true => RELAY_VERIFY_SLICE,
-                false => Settings::default().verify_slice,
-            },
-            ..Settings::default()
+            ..if setup.config.relay.has_relay() { relaying() } else { Settings::default() }
         };
         let writer = Writer::new(sources.log, &tail);
         let mut core = Core::new(

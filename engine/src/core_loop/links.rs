@@ -356,18 +356,18 @@ impl Links {
         }
     }
 
-    /// Seals and sends what was written since the last call: one system call's worth for each peer.
-    pub fn flush(&mut self, reactor: &mut Reactor) {
-        for conn in self.dirty.drain(..) {
-            let Some(connection) = self.connections.get_mut(&conn) else { continue };
-            connection.dirty = false;
-            let Some(bytes) = connection.channel.take_tls() else { continue };
-            if reactor.send(conn, bytes).is_err() {
-                // The peer does not read. Agreement brings it up to date when it is back.
-                self.counters.overflowed += 1;
-                reactor.close(conn);
-            }
+    /// Seals and sends what was written to a peer since the last call: one system call's worth. False when there is none left.
+    pub fn flush_one(&mut self, reactor: &mut Reactor) -> bool {
+        let Some(conn) = self.dirty.pop() else { return false };
+        let Some(connection) = self.connections.get_mut(&conn) else { return true };
+        connection.dirty = false;
+        let Some(bytes) = connection.channel.take_tls() else { return true };
+        if reactor.send(conn, bytes).is_err() {
+            // The peer does not read. Agreement brings it up to date when it is back.
+            self.counters.overflowed += 1;
+            reactor.close(conn);
         }
+        true
     }
 }
 

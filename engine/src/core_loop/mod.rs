@@ -223,10 +223,13 @@ impl CoreLoop {
             more |= self.relay.turn(&mut self.reactor, self.core.meters(), now);
             let now = self.lap(Phase::Relay);
             more |= self.core.verify_stage(now);
+            self.relay_between(Phase::Verify);
             let now = self.lap(Phase::Verify);
             more |= self.core.execute_stage(now);
+            self.relay_between(Phase::Execute);
             let now = self.lap(Phase::Execute);
             more |= self.core.agree_stage(now, Clock::wall());
+            self.relay_between(Phase::Consensus);
             let now = self.lap(Phase::Consensus);
             let side_waits = self.side.flush();
             self.side_retry = side_waits.then_some(now + 1_000_000);
@@ -236,13 +239,29 @@ impl CoreLoop {
             self.lap(Phase::Log);
             self.index.push(&mut self.core);
             more |= self.carry_out();
-            self.links.flush(&mut self.reactor);
+            while self.links.flush_one(&mut self.reactor) {
+                self.relay_between(Phase::Send);
+            }
             self.lap(Phase::Send);
             if let Some(reason) = self.halted.take() {
                 return Err(LoopError::Halted(reason));
             }
         }
         Ok(())
+    }
+
+    /// The end of a step of a phase that may have taken long: where packets are relayed they are looked for, if it did.
+    fn relay_between(&mut self, phase: Phase) {
+        if self.relay.is_empty() {
+            return;
+        }
+        let now = self.lap(phase);
+        if !self.relay.wants_glance(now) {
+            return;
+        }
+        self.relay.glance();
+        self.relay.turn(&mut self.reactor, self.core.meters(), now);
+        self.lap(Phase::Relay);
     }
 
     /// Charges the time since the last lap to a phase of the turn.
@@ -277,7 +296,7 @@ impl CoreLoop {
 
     fn wait(&self, more: bool) -> Wait {
         let now = self.clock.now();
-        if more || self.settings.poll || now < self.last_event + self.settings.spin {
+        if more || self.relay.has_more() || self.settings.poll || now < self.last_event + self.settings.spin {
             return Wait::Spin;
         }
         let (core, relay) = (self.core.poll_timeout(), self.relay.poll_timeout());
@@ -298,7 +317,10 @@ impl CoreLoop {
                 }
                 Event::Connected { conn, tag } => self.links.on_connected(conn, tag, now),
                 Event::ConnectFailed { tag, error, .. } => self.links.on_connect_failed(tag, &error, now),
-                Event::Data { conn, data } => self.on_data(conn, &data, now),
+                Event::Data { conn, data } => {
+                    self.on_data(conn, &data, now);
+                    self.relay_between(Phase::Decode);
+                }
                 Event::Closed { conn, reason } => self.on_closed(conn, &reason, now),
                 Event::FileDone { buf, result, .. } => {
                     result.map_err(LoopError::Log)?;
@@ -359,6 +381,7 @@ impl CoreLoop {
                 LinkEvent::Down(peer, lane) => self.core.on_peer_down(peer, lane),
                 LinkEvent::Frame(peer, lane, frame) => self.core.on_peer_frame(peer, lane, *frame, now),
             }
+            self.relay_between(Phase::Decode);
         }
     }
 
@@ -399,6 +422,8 @@ impl CoreLoop {
                 Effect::Note(line) => eprintln!("{line}"),
                 Effect::Halt(reason) => self.halted = Some(reason),
             }
+            // Each of them may be a large frame to encrypt, and there may be many.
+            self.relay_between(Phase::Send);
         }
         self.rings.flush()
     }

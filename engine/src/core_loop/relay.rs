@@ -3,6 +3,10 @@
 use std::{error::Error, io, os::fd::BorrowedFd};
 
 use netio::{Reactor, WatchId};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    time::Timespec,
+};
 
 use crate::{
     metrics::CoreMetrics,
@@ -12,6 +16,8 @@ use crate::{
 
 /// How often the services' numbers are copied to the core's, ns.
 const REPORT: u64 = 500_000_000;
+/// Packets wait for no longer than this, and one step of what the loop does besides, before somebody looks for them, ns.
+const GLANCE: u64 = 100_000;
 /// What a VPN moves in a turn, in each direction. Consensus waits for no more than this, some 200 µs.
 const VPN_TURN_BYTES: usize = 128 << 10;
 
@@ -95,6 +101,7 @@ impl Watched {
 pub struct Relay {
     services: Vec<Watched>,
     next_report: u64,
+    next_glance: u64,
 }
 
 impl Relay {
@@ -113,6 +120,31 @@ impl Relay {
         self.services.iter_mut().for_each(|watched| watched.ready |= watched.watch == watch);
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
+    /// Whether packets wait that the last turn had no time for.
+    pub fn has_more(&self) -> bool {
+        self.services.iter().any(|watched| watched.ready)
+    }
+
+    /// Whether packets that have come since should be looked for, in the midst of a turn of the loop.
+    pub fn wants_glance(&self, now: u64) -> bool {
+        now >= self.next_glance
+    }
+
+    /// Asks the kernel which services have something, without waiting for the reactor.
+    pub fn glance(&mut self) {
+        for watched in &mut self.services {
+            let mut fds = [PollFd::from_borrowed_fd(watched.service.descriptor(), PollFlags::IN)];
+            let ready =
+                poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0);
+            watched.ready |= ready;
+        }
+    }
+
     /// When [`turn`](Self::turn) has something to do though nothing comes in.
     pub fn poll_timeout(&self) -> Option<u64> {
         self.services.iter().filter_map(|watched| watched.service.poll_timeout()).min()
@@ -122,6 +154,7 @@ impl Relay {
     /// said so: the validator does go on.
     pub fn turn(&mut self, reactor: &mut Reactor, meters: &mut Meters, now: u64) -> bool {
         let mut more = false;
+        self.next_glance = now + GLANCE;
         self.services.retain_mut(|watched| {
             if !watched.is_due(now) {
                 return true;

@@ -9,8 +9,6 @@ use shard_core::{Delivery, Outcome, execute::BeginError, inbox::DeliveryError};
 use super::{Core, Cross, Effect, OUTCOME, OutcomeRecord, meters::Count};
 use crate::metrics::Stage;
 
-/// Slices that one turn may take, all tables together.
-const STEPS: usize = 8;
 /// An outcome's record must fit the journal before a block is begun.
 const JOURNAL_ROOM: usize = 64 * 1024;
 
@@ -33,12 +31,12 @@ impl Core {
         table.unexecuted.push_back((block, Rc::new(certificate)));
     }
 
-    /// One slice of execution. Returns whether there is more to do at once.
+    /// Slices of execution. Returns whether there is more to do at once.
     pub(super) fn execute(&mut self, now: u64) -> bool {
         let count = self.tables.len();
         let mut steps = 0;
         let mut fruitless = 0;
-        while steps < STEPS && fruitless < count {
+        while steps < self.settings.execute_steps && fruitless < count {
             let slot = self.execute_next % count;
             self.execute_next = (slot + 1) % count;
             if !self.has_block(slot, now) {
@@ -51,7 +49,7 @@ impl Core {
                 self.on_outcome(slot, outcome, now);
             }
         }
-        steps == STEPS
+        steps == self.settings.execute_steps
     }
 
     /// Runs the block in execution, if any, to its end.

@@ -78,6 +78,8 @@ pub struct Settings {
     pub verify_slice: usize,
     /// Slice of execution per turn, in account changes.
     pub execute_slice: usize,
+    /// Slices of execution per turn, all tables together.
+    pub execute_steps: usize,
     /// Blocks of a table that may be in flight while their transactions are few.
     pub pipeline: u64,
     /// With this many transactions ready a block is made though [`pipeline`](Self::pipeline) are in flight.
@@ -98,6 +100,7 @@ impl Default for Settings {
             retained_segments: 4,
             verify_slice: 400,
             execute_slice: 256,
+            execute_steps: 8,
             pipeline: 2,
             batch_target: 256,
             silent: false,

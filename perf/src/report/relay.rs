@@ -93,10 +93,11 @@ impl fmt::Display for RelayUse {
             (format::count(self.packets), format::count(self.bytes), format::count(self.drops));
         let (p50, p99) = (micros(self.node_us_p50), micros(self.node_us_p99));
         let share = format::percent(self.core_share);
-        write!(
+        writeln!(
             f,
-            "relay       {service} on {validator}: {packets} packets, {bytes} bytes, {drops} dropped; in the node p50 {p50}, p99 {p99}; {share} of its cores"
-        )
+            "relay       {service} on {validator}: {packets} packets, {bytes} bytes, {drops} dropped"
+        )?;
+        write!(f, "{:<12}in the node p50 {p50}, p99 {p99}; {share} of its cores", "")
     }
 }
 
