@@ -9,8 +9,8 @@
 //! The load is the same for both sides: one AF_XDP socket that sends back what it gets. Counted is the processor time of the relay's process
 //! and of the kernel's thread that takes in its packets. The sides take turns; the figure is the median of the rounds' ratios.
 //!
-//! Under overload, clients send to the peer at 1, 2 and 5 times the rate that the relay carried before, with nothing held
-//! back, and the relay says how many it sent on. The generator has one core: what it really offered is shown.
+//! Under overload, clients send to the peer at 1, 2 and 5 times what a core carried before in a second of its time, with nothing
+//! held back, and the relay says how many it sent on. The generator has one core: what it really offered is shown.
 
 mod load;
 mod place;
@@ -216,7 +216,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Facts> {
     let mut overload = Vec::new();
     for (side, row) in [Side::Bypass, Side::Sockets].into_iter().zip(&rows) {
         progress.note(format!("overload: {}", side.name()));
-        overload.extend(bench.overload(side, row.packets_per_second)?);
+        overload.extend(bench.overload(side, row.per_cpu_second)?);
         progress.step();
     }
     let mut figures = vec![BYPASS.judge(ratio)];
