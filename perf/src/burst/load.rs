@@ -191,13 +191,9 @@ impl Load {
             if now >= end {
                 return Ok((self.sent - sent, self.relayed - relayed));
             }
-            let due = rate * (now - start).as_secs_f64();
-            let behind = (due - (self.sent - sent) as f64).clamp(0.0, BURST as f64);
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 0 and BURST")]
-            let behind = behind as usize;
-            if behind > 0 {
-                self.push_data(behind);
-            }
+            let behind = rate * (now - start).as_secs_f64() - (self.sent - sent) as f64;
+            let packets = (1..=BURST).take_while(|packets| *packets as f64 <= behind).count();
+            self.push_data(packets);
             self.flush()?;
             self.socket.recv_burst(&mut self.received, BURST)?;
             self.relayed += self.received.len() as u64;
