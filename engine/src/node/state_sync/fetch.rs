@@ -32,6 +32,8 @@ pub(super) const SERVED_FOR: u64 = 120_000_000_000;
 #[derive(Debug)]
 pub(super) struct Served {
     pub(super) height: Height,
+    /// Certified by nobody: good only as long as the table rests there.
+    pub(super) resting: bool,
     pub(super) bytes: Bytes,
     pub(super) until: u64,
 }
@@ -122,6 +124,8 @@ impl Core {
         offset: u64,
     ) {
         let table = &mut self.tables[slot];
+        let resting_at = table.state.height();
+        table.sync.served.take_if(|served| served.resting && served.height != resting_at);
         let served = table.sync.served.as_ref().filter(|served| served.height > above);
         let frame = match served {
             Some(served) => {
@@ -279,6 +283,8 @@ impl Core {
                 self.effects.push_back(Effect::Note(note));
                 let above = table.state.height();
                 self.begin_fetch(slot, above, now);
+                let fetch = &mut self.tables[slot].sync.fetch;
+                fetch.as_mut().expect("just begun").retry_at = now + RETRY;
                 if matches!(error, StateError::Unvouched(_)) {
                     self.ask_for_claims(slot, above, now);
                 }

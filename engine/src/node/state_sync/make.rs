@@ -189,7 +189,9 @@ impl Core {
         let mut sections: Vec<(u8, Bytes)> = std::iter::once((kind, base.into())).chain(state).collect();
         if std::mem::take(&mut table.sync.asked) {
             let bytes = join_sections(&sections);
-            table.sync.served = Some(Served { height: draft.height, bytes, until: now + SERVED_FOR });
+            let resting = draft.stable.is_none();
+            table.sync.served =
+                Some(Served { height: draft.height, resting, bytes, until: now + SERVED_FOR });
         }
         if draft.stable.is_none() {
             return;
