@@ -259,7 +259,7 @@ impl Replica {
 
     /// A quorum's checkpoint becomes stable here once execution has reached it and agrees. A disagreement
     /// means that this replica's state is wrong (or more than f are faulty): it must not go on.
-    fn settle_checkpoint(&mut self) {
+    pub(crate) fn settle_checkpoint(&mut self) {
         let executed = self.checkpoints.executed;
         let reached = self.checkpoints.awaited.take_if(|awaited| awaited.vote.height <= executed);
         let Some(certificate) = reached else { return };

@@ -222,6 +222,8 @@ impl Replica {
             self.persist(Record::Stable(stable));
         }
         self.checkpoints.transferred();
+        // A certificate may have waited for execution to get so far.
+        self.settle_checkpoint();
         if base.height > self.head.height {
             let Base { height, digest, time, commit, .. } = base;
             self.window.advance(height);

@@ -219,8 +219,8 @@ impl CoreLoop {
             self.side_replies(now);
             self.links.tick(&mut self.reactor, now);
             self.links.report(self.core.meters());
-            let now = self.lap(Phase::Decode);
-            more |= self.relay.turn(&mut self.reactor, self.core.meters(), now);
+            self.lap(Phase::Decode);
+            more |= self.relay.turn(&mut self.reactor, self.core.meters(), self.clock);
             let now = self.lap(Phase::Relay);
             more |= self.core.verify_stage(now);
             self.relay_between(Phase::Verify);
@@ -260,7 +260,7 @@ impl CoreLoop {
             return;
         }
         self.relay.glance();
-        self.relay.turn(&mut self.reactor, self.core.meters(), now);
+        self.relay.turn(&mut self.reactor, self.core.meters(), self.clock);
         self.lap(Phase::Relay);
     }
 

@@ -8,6 +8,7 @@ use rustix::{
     time::Timespec,
 };
 
+use super::Clock;
 use crate::{
     metrics::CoreMetrics,
     node::Meters,
@@ -152,9 +153,8 @@ impl Relay {
 
     /// A bounded number of packets of each service. Returns whether more may wait. A service that can't go on is closed, and
     /// said so: the validator does go on.
-    pub fn turn(&mut self, reactor: &mut Reactor, meters: &mut Meters, now: u64) -> bool {
-        let mut more = false;
-        self.next_glance = now + GLANCE;
+    pub fn turn(&mut self, reactor: &mut Reactor, meters: &mut Meters, clock: Clock) -> bool {
+        let (now, mut more) = (clock.now(), false);
         self.services.retain_mut(|watched| {
             if !watched.is_due(now) {
                 return true;
@@ -179,6 +179,9 @@ impl Relay {
             self.next_report = now + REPORT;
             self.report(meters);
         }
+        // As much time for the loop's other work as packets took: a flood of them gets half of the core, and not more.
+        let ended = clock.now();
+        self.next_glance = ended + GLANCE.max(ended - now);
         more
     }
 

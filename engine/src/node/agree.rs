@@ -283,7 +283,7 @@ impl Core {
                 let table = &mut self.tables[slot];
                 let waiting = table.mempool.oldest_waiting().is_some();
                 // A payment from another table is work as well, though no client of this one waits for it; so is a checkpoint.
-                let owed = table.is_checkpoint_overdue(now) || table.state.has_receipts_waiting();
+                let owed = table.is_checkpoint_overdue(now, wall) || table.state.has_receipts_waiting();
                 table.replica.set_waiting(waiting || owed, now);
                 waiting
             };

@@ -283,6 +283,7 @@ impl Core {
     pub fn start(&mut self, now: u64) {
         for table in &mut self.tables {
             table.replica.start(now);
+            table.adopt_checkpoint(now);
         }
     }
 

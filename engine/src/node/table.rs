@@ -134,8 +134,8 @@ pub(super) struct TableNode {
     pub unsure_until: u64,
     /// When a checkpoint is due although nothing happens.
     pub propose_at: Option<u64>,
-    /// When the checkpoint of what was executed since the last one is overdue, and whether it is.
-    overdue_at: Option<u64>,
+    /// The last checkpoint, when the one of what was executed since is overdue, and whether it is.
+    overdue_at: Option<(Height, u64)>,
     overdue: bool,
 }
 
@@ -202,7 +202,7 @@ impl TableNode {
         let censored =
             self.mempool.oldest_waiting().map(|since| (since + CENSORED_AFTER).max(self.trusted_until));
         let replica = self.replica.poll_timeout().filter(|_| !self.is_stalled());
-        let overdue = self.overdue_at.filter(|_| !self.overdue);
+        let overdue = self.overdue_at.filter(|_| !self.overdue).map(|(_, at)| at);
         [replica, self.propose_at, self.sync.poll_timeout(), censored, self.stuck_at(), overdue]
             .into_iter()
             .flatten()
@@ -223,15 +223,19 @@ impl TableNode {
         due <= wall
     }
 
-    /// Whether the primary owes the others a checkpoint, so that what is committed stays without a proof.
-    pub fn is_checkpoint_overdue(&mut self, now: u64) -> bool {
+    /// Whether the primary owes the others a checkpoint, so that what is committed stays without a proof. `wall` is µs since 1970:
+    /// none is due before its time.
+    pub fn is_checkpoint_overdue(&mut self, now: u64, wall: u64) -> bool {
         let meta = self.state.meta();
-        self.overdue_at = if meta.checkpoint_height == meta.height {
+        let last = meta.checkpoint_height;
+        let early = (meta.checkpoint_time + CHECKPOINT_INTERVAL).saturating_sub(wall) * 1000;
+        self.overdue_at = if last == meta.height {
             None
         } else {
-            self.overdue_at.or(Some(now + CHECKPOINT_OVERDUE))
+            let known = self.overdue_at.filter(|(since, _)| *since == last);
+            known.or(Some((last, now + early + CHECKPOINT_OVERDUE)))
         };
-        self.overdue = self.overdue_at.is_some_and(|at| at <= now);
+        self.overdue = self.overdue_at.is_some_and(|(_, at)| at <= now);
         self.overdue
     }
 

@@ -35,6 +35,10 @@ pub struct Faults {
     /// Twins also lie in status, complaints and view changes.
     pub noise: bool,
     pub checkers: Checkers,
+    /// The table: who is primary of which view.
+    pub table: u16,
+    /// For each of the first views, a mask of the nodes that its other nodes don't hear, nor they them.
+    pub apart: [u16; 4],
     pub real_signatures: bool,
     pub prune: bool,
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use dag::{
-    Block, Certificate, Committee, Hash, Height, ReplicaId, Vote, VoteBundle,
+    Block, Certificate, Committee, Hash, Height, ReplicaId, TableId, Vote, VoteBundle,
     hash::Domain,
     keys::{KeyPair, VerifyFn},
     table_block::{BlockBuilder, BlockHeader},
@@ -29,6 +29,7 @@ pub struct Turn {
 
 pub struct Host {
     pub me: ReplicaId,
+    pub table: TableId,
     pub key: Rc<KeyPair>,
     pub committee: Rc<Committee>,
     pub verify: VerifyFn,
@@ -71,6 +72,7 @@ impl Host {
     pub fn new(me: ReplicaId, key: Rc<KeyPair>, committee: Rc<Committee>, verify: VerifyFn) -> Host {
         Host {
             me,
+            table: 0,
             key,
             committee,
             verify,
@@ -91,7 +93,7 @@ impl Host {
     /// Starts from snapshot and log.
     pub fn boot(&mut self, now: u64) {
         let (key, committee) = (Rc::clone(&self.key), Rc::clone(&self.committee));
-        let mut config = Config::new(0, self.me, committee, key, self.verify);
+        let mut config = Config::new(self.table, self.me, committee, key, self.verify);
         config.watermark = 4 * CHECKPOINT_EVERY;
         config.max_timeout = 5_000_000_000;
         if self.timeout > 0 {
@@ -229,7 +231,7 @@ impl Host {
         let Some(replica) = self.replica.as_mut() else { return };
         replica.set_waiting(replica.committed_height() < target, now);
         while let Some(slot) = replica.can_propose().filter(|slot| slot.height <= target) {
-            replica.propose(build(slot, self.me, salt, self.invalid), now);
+            replica.propose(build(slot, (self.table, self.me), salt, self.invalid), now);
         }
         self.pump(now);
     }
@@ -249,11 +251,11 @@ fn is_valid(block: &Block) -> bool {
     block.header().checkpoint_height != u64::MAX
 }
 
-fn build(slot: Slot, me: ReplicaId, salt: u64, invalid: bool) -> Block {
+fn build(slot: Slot, (table, me): (TableId, ReplicaId), salt: u64, invalid: bool) -> Block {
     BlockBuilder::new().seal(BlockHeader {
         chain: CHAIN,
         epoch: 0,
-        table: 0,
+        table,
         height: slot.height,
         view: slot.view,
         time: slot.parent_time + 1,

@@ -7,6 +7,7 @@
 
 mod faults;
 mod host;
+mod twins;
 mod world;
 
 use faults::{Checkers, Faults};

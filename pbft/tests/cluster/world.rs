@@ -71,7 +71,7 @@ impl World {
         let host = |node: usize| {
             let me = ReplicaId::try_from(node % n).unwrap();
             let mut host = Host::new(me, Rc::clone(&keys[node % n]), Rc::clone(&committee), verify);
-            host.prune = faults.prune;
+            (host.prune, host.table) = (faults.prune, faults.table);
             host.timeout = faults.timeout * MS;
             host
         };
@@ -179,10 +179,14 @@ impl World {
             commit_loss: 0,
             partitions: false,
             crashes: false,
+            apart: [0; 4],
             ..self.faults
         };
         self.restart_all();
         self.regroup(|_, _| 0);
+        for node in 0..self.hosts.len() {
+            (0..self.n).for_each(|peer| self.connect(node, peer));
+        }
     }
 
     pub fn run_until_done(&mut self, limit: u64) {
@@ -333,13 +337,19 @@ impl World {
         let (bundle, frames) = self.hosts[node].sync();
         for (to, message) in frames {
             let message = self.distort(node, message);
+            // Complaints always pass, so that views go by.
+            let secret = !matches!(message, Message::Suspect { .. });
             let mut bytes = Vec::new();
             message.encode(&mut bytes);
             let bytes = bytes::Bytes::from(bytes);
             for peer in 0..self.hosts.len() {
                 if to.is_none_or(|to| usize::from(to) == peer % self.n) {
                     let from = self.hosts[node].me;
-                    self.deliver(node, peer, || Event::Frame { to: peer, from, bytes: bytes.clone() });
+                    self.deliver(node, peer, secret, || Event::Frame {
+                        to: peer,
+                        from,
+                        bytes: bytes.clone(),
+                    });
                 }
             }
         }
@@ -354,7 +364,7 @@ impl World {
                 if peer == node {
                     self.at(0, Event::Votes { to: node, bundle: Rc::clone(&bundle) });
                 } else {
-                    self.deliver(node, peer, || Event::Votes { to: peer, bundle: Rc::clone(&bundle) });
+                    self.deliver(node, peer, true, || Event::Votes { to: peer, bundle: Rc::clone(&bundle) });
                 }
             }
         }
@@ -371,8 +381,8 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, from: usize, to: usize, event: impl Fn() -> Event) {
-        let apart = self.groups[from] != self.groups[to];
+    fn deliver(&mut self, from: usize, to: usize, secret: bool, event: impl Fn() -> Event) {
+        let apart = self.groups[from] != self.groups[to] || (secret && self.are_apart(from, to));
         let same = self.hosts[from].me == self.hosts[to].me;
         if same || apart || self.silent.contains(&from) || self.silent.contains(&to) {
             return;
@@ -384,6 +394,13 @@ impl World {
                 self.at(delay, event());
             }
         }
+    }
+
+    /// Whether the view that the sender is in parts these two.
+    fn are_apart(&self, from: usize, to: usize) -> bool {
+        let view = self.hosts[from].replica.as_ref().map_or(u64::MAX, Replica::view);
+        let mask = usize::try_from(view).ok().and_then(|view| self.faults.apart.get(view)).copied();
+        mask.is_some_and(|mask| (mask >> from & 1) != (mask >> to & 1))
     }
 
     /// What a liar makes of its message: a view change that hides what it prepared, or a status out of thin
@@ -402,8 +419,15 @@ impl World {
                     prepared.clear();
                 }
                 let (replica, view) = (change.replica, change.view);
-                let change =
-                    ViewChange::sign(&host.key, &host.committee, 0, replica, view, committed, prepared);
+                let change = ViewChange::sign(
+                    &host.key,
+                    &host.committee,
+                    host.table,
+                    replica,
+                    view,
+                    committed,
+                    prepared,
+                );
                 Message::ViewChange(Box::new(change))
             }
             Message::Status { .. } => {

@@ -198,12 +198,16 @@ fn a_state_without_a_checkpoint_takes_those_below_it_as_they_come() {
     let time = block.header().time;
     let base = Base { height: 5, digest: block.hash(), time, commit: Some(commit), stable: None };
     let mut replica = kit.replica(3);
+    let stable = |height| {
+        Message::StableCheckpoint(kit.certificate(vote(VoteKind::Checkpoint, 0, height, Hash([3; 32]))))
+    };
+    // One that came before the state, and waits for execution; one that comes after it. Of neither height it executed
+    // anything, so it has nothing to compare.
+    replica.on_message(0, stable(3), 0);
     replica.install(base, 0);
-    assert_eq!((replica.committed_height(), replica.stable_height()), (5, 0));
+    assert_eq!((replica.committed_height(), replica.stable_height()), (5, 3));
     drain(&mut replica);
-    // It never executed height 4, so it has nothing to compare.
-    let below = kit.certificate(vote(VoteKind::Checkpoint, 0, 4, Hash([3; 32])));
-    replica.on_message(0, Message::StableCheckpoint(below), 0);
+    replica.on_message(0, stable(4), 0);
     assert_eq!(replica.stable_height(), 4);
     assert!(drain(&mut replica).iter().all(|output| !matches!(output, Output::Diverged(_))));
     // What it was brought is a checkpoint that lacks one vote.

@@ -9,13 +9,15 @@ use dag::{
 use pbft::Base;
 use shard_core::{Delivery, Table};
 
-use super::{STARVED_AFTER, StateError, load_state};
+use super::{SECTION_BASE, SECTION_STATE, SECTION_VOUCHED, STARVED_AFTER, StateError, load_state};
 use crate::node::{Core, Cross, Effect, frame::Frame, meters::Count};
 
 /// Bytes of one part on its way to a peer.
 const PART: usize = 1 << 20;
 /// Largest state that is fetched.
 const MAX_STATE: u64 = 8 << 30;
+/// Most sections of it.
+const MAX_SECTIONS: usize = 1 << 20;
 /// How long a part may take before it is asked for again, ns.
 const RETRY: u64 = 500_000_000;
 /// The loop never sleeps so long: it was stopped, or the machine was, ns.
@@ -47,6 +49,8 @@ pub(super) struct Fetch {
     pub(super) retry_at: u64,
     height: Height,
     pub(super) bytes: Vec<u8>,
+    /// Who vouched and was asked for that, a bit for each.
+    pub(super) vouchers: u128,
 }
 
 /// A fetched state on its way to the disk.
@@ -68,12 +72,19 @@ pub(super) fn join_sections(sections: &[(u8, Bytes)]) -> Bytes {
     out.into()
 }
 
+/// The sections of a peer's snapshot. It may hold no promises: on this disk they would count as the own ones.
 fn split_sections(bytes: &[u8]) -> Result<Vec<(u8, &[u8])>, WireError> {
     let mut reader = Reader::new(bytes);
     let mut sections = Vec::new();
     while reader.remaining() > 0 {
         let kind = reader.u8()?;
+        if !matches!(kind, SECTION_BASE | SECTION_VOUCHED | SECTION_STATE) {
+            return Err(WireError::Field("section kind"));
+        }
         let length = reader.u32()? as usize;
+        if length == 0 || sections.len() == MAX_SECTIONS {
+            return Err(WireError::Field("section length"));
+        }
         sections.push((kind, reader.take(length)?));
     }
     Ok(sections)
@@ -164,7 +175,8 @@ impl Core {
         table.sync.fetches += 1;
         let peers = self.shard.committee.size() - 1;
         let peer = self.shard.peers().nth((slot + table.sync.fetches) % peers).expect("there are peers");
-        table.sync.fetch = Some(Fetch { above, peer, tries: 0, retry_at: now, height: 0, bytes: Vec::new() });
+        table.sync.fetch =
+            Some(Fetch { above, peer, tries: 0, retry_at: now, height: 0, bytes: Vec::new(), vouchers: 0 });
     }
 
     /// Runs what is due of a table's snapshots and transfers.
@@ -318,11 +330,7 @@ impl Core {
         table.unexecuted.retain(|(block, _)| block.height() > height);
         table.validations.clear();
         table.replica.install(base, now);
-        let checkpoint = *table.state.checkpoint();
-        if table.state.meta().checkpoint_height == height {
-            // Where only this validator's vote lacks, it is certified now.
-            table.replica.adopt_checkpoint(height, checkpoint.digest(), now);
-        }
+        table.adopt_checkpoint(now);
         // What was executed in the blocks in between is not known here: clients learn it from another validator.
         let known = self.settled.len();
         table.repropose(&mut self.settled);
@@ -352,4 +360,27 @@ pub(in crate::node) struct StatePart<'a> {
     pub offset: u64,
     pub total: u64,
     pub bytes: &'a [u8],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::{SECTION_MARK, SECTION_PROMISE};
+
+    fn joined(kinds: &[u8]) -> Bytes {
+        let sections: Vec<(u8, Bytes)> = kinds.iter().map(|&kind| (kind, Bytes::from_static(b"x"))).collect();
+        join_sections(&sections)
+    }
+
+    #[test]
+    fn a_peers_snapshot_brings_no_promises() {
+        let good = joined(&[SECTION_BASE, SECTION_STATE, SECTION_STATE]);
+        assert_eq!(split_sections(&good).unwrap().len(), 3);
+        assert!(split_sections(&joined(&[SECTION_VOUCHED, SECTION_STATE])).is_ok());
+        for kind in [SECTION_PROMISE, SECTION_MARK, 0, 6] {
+            assert!(split_sections(&joined(&[SECTION_BASE, SECTION_STATE, kind])).is_err(), "{kind}");
+        }
+        assert!(split_sections(&[SECTION_STATE, 0, 0, 0, 0]).is_err(), "an empty section");
+        assert!(split_sections(&good[..good.len() - 1]).is_err());
+    }
 }

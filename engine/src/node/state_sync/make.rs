@@ -194,6 +194,8 @@ impl Core {
                 Some(Served { height: draft.height, resting, bytes, until: now + SERVED_FOR });
         }
         if draft.stable.is_none() {
+            // The log may have been waiting for it.
+            table.sync.wanted = true;
             return;
         }
         sections.extend(promises.sections);

@@ -46,6 +46,16 @@ impl TableNode {
             && self.replica.committed_height() == self.state.height()
     }
 
+    /// Where the state was brought, or loaded, that lacks nothing but this validator's vote to be a stable checkpoint: votes. A
+    /// state that is executed to a checkpoint is voted on then.
+    pub(in crate::node) fn adopt_checkpoint(&mut self, now: u64) {
+        let height = self.state.height();
+        if self.state.meta().checkpoint_height == height && height > self.replica.stable_height() {
+            let digest = self.state.checkpoint().digest();
+            self.replica.adopt_checkpoint(height, digest, now);
+        }
+    }
+
     /// The certificate of the newest block, where the table rests on it and its state is above `above`.
     pub(super) fn resting_above(&self, above: Height, now: u64) -> Option<&Certificate> {
         let height = self.state.height();
@@ -83,20 +93,20 @@ impl Core {
         let Some(fetch) = &mut sync.fetch else { return };
         sync.claims.on_claim(from, height, digest);
         // Who vouches for it has it.
-        if height > fetch.above && fetch.is_idle() && sync.claims.vouch_for(height, &digest, faulty) {
+        if height > fetch.above && sync.claims.vouch_for(height, &digest, faulty) {
             fetch.ask(from);
         }
     }
 }
 
 impl Fetch {
-    /// Whether nothing has come yet.
-    fn is_idle(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
+    /// Turns to a peer, where nothing has come yet from the one before. Once for each, or a liar could keep the fetch to himself.
     fn ask(&mut self, peer: ReplicaId) {
-        (self.peer, self.tries) = (peer, 0);
+        let bit = 1 << peer;
+        if self.bytes.is_empty() && self.vouchers & bit == 0 {
+            self.vouchers |= bit;
+            (self.peer, self.tries) = (peer, 0);
+        }
     }
 }
 

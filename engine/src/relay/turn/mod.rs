@@ -224,7 +224,10 @@ impl TurnCore {
                 }
             }
             Token::Accept(index) => self.streams.accept(index, &mut self.ready, &mut self.meters, now),
-            Token::Stream(slot) => self.on_stream(slot, now)?,
+            Token::Stream(slot) => {
+                self.received = received;
+                return Ok((1, self.on_stream(slot, now)?));
+            }
             Token::Bypass => {
                 self.received = received;
                 return self.on_frames(now);
@@ -236,7 +239,7 @@ impl TurnCore {
             match token {
                 Token::Listener(index) => self.on_client_datagram(index, datagram, now)?,
                 Token::Relay(slot) => self.on_peer_datagram(slot, datagram, now)?,
-                Token::Accept(_) | Token::Stream(_) | Token::Bypass => {}
+                Token::Accept(_) | Token::Stream(_) | Token::Bypass => {} // nothing was received
             }
         }
         self.received = received;
@@ -284,14 +287,16 @@ impl TurnCore {
         self.carry_out(None, now)
     }
 
-    /// Reads a connection and handles the frames that are whole.
-    fn on_stream(&mut self, slot: u32, now: Now) -> io::Result<()> {
-        let Some(mut packet) = self.pool.take() else { return Ok(()) };
-        let Some(client) = self.streams.client(slot) else { return Ok(()) };
+    /// Reads a connection and handles the frames that are whole. Returns their number.
+    fn on_stream(&mut self, slot: u32, now: Now) -> io::Result<u64> {
+        let Some(mut packet) = self.pool.take() else { return Ok(0) };
+        let Some(client) = self.streams.client(slot) else { return Ok(0) };
+        let mut count = 0;
         let mut frames = self.streams.read(slot, &mut packet, now);
         let space = packet.headroom();
         packet.grow_front(space);
         while let Some(frame) = frames.next(&packet[space..]) {
+            count += 1;
             let train = Train {
                 room: &mut packet,
                 start: space + frame.start,
@@ -308,7 +313,7 @@ impl TurnCore {
             self.streams.remove(slot);
             self.carry_out(None, now)?;
         }
-        Ok(())
+        Ok(count)
     }
 
     /// Does what the server said about the bytes of `packet`. What goes out last goes out in the packet itself, anything

@@ -57,6 +57,10 @@ pub struct Streams {
     next_look: u64,
 }
 
+/// Connections taken in, and bytes read of one, before others have their turn.
+const ACCEPTS: usize = 16;
+const READ: usize = 4096;
+
 /// Frames in bytes that were read.
 pub struct Frames {
     at: usize,
@@ -107,7 +111,7 @@ impl Streams {
 
     /// Takes in connections; those beyond the maximum are closed at once.
     pub fn accept(&mut self, index: usize, ready: &mut Ready, meters: &mut TurnMeters, now: Now) {
-        loop {
+        for _ in 0..ACCEPTS {
             let (socket, address) = match self.listeners[index].socket.accept() {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -173,7 +177,8 @@ impl Streams {
         packet.resize(packet.tailroom());
         packet[..left].copy_from_slice(&stream.partial);
         stream.partial.clear();
-        let read = match stream.socket.read(&mut packet[left..]) {
+        let end = packet.len().min(left + READ);
+        let read = match stream.socket.read(&mut packet[left..end]) {
             Ok(0) => {
                 stream.closed = true;
                 0
