@@ -78,6 +78,7 @@ fn flows(ports: std::ops::RangeInclusive<u16>, core: Option<u16>) -> Vec<Flow> {
         address: address.parse().expect("the system does it"),
         ports: ports.clone(),
         core,
+        opened_only: false,
     };
     vec![flow(RELAY), flow(RELAY_V6)]
 }
@@ -183,6 +184,105 @@ fn another_cores_port_is_left_to_the_kernel() {
         passed += 1;
     }
     assert_eq!(steered + passed, 32);
+}
+
+#[test]
+fn closed_ports_are_the_kernel_s() {
+    let Some(place) = Place::new(1) else { return };
+    place.enter(0);
+    let mut flows = flows(4000..=4001, None);
+    flows.iter_mut().for_each(|flow| flow.opened_only = true);
+    let steering = Steering::attach("veth", &flows, 1).unwrap();
+    let mut socket = XdpSocket::open(&steering, 0).unwrap().unwrap();
+    for (relay, other, address) in [(RELAY, RELAY_V6, PEER), (RELAY_V6, RELAY, PEER_V6)] {
+        let kernel = UdpSocket::bind((relay, 4000)).unwrap();
+        let peer = place.peer(address);
+        let to = |address: &str, port| SocketAddr::new(address.parse().unwrap(), port);
+        let arrives = |socket: &mut XdpSocket, steered: bool| {
+            peer.send_to(b"x", to(relay, 4000)).unwrap();
+            assert_eq!(receive(socket, usize::from(steered)).len(), usize::from(steered), "{relay}");
+            kernel.set_read_timeout(Some(Duration::from_millis(if steered { 50 } else { 2000 }))).unwrap();
+            assert_eq!(kernel.recv_from(&mut [0; 4]).is_ok(), !steered, "{relay}");
+        };
+        arrives(&mut socket, false);
+        socket.set_open(to(relay, 4001), true).unwrap();
+        socket.set_open(to(other, 4000), true).unwrap();
+        arrives(&mut socket, false);
+        socket.set_open(to(relay, 4000), true).unwrap();
+        arrives(&mut socket, true);
+        socket.set_open(to(relay, 4000), false).unwrap();
+        socket.set_open(to(other, 4000), false).unwrap();
+        arrives(&mut socket, false);
+    }
+}
+
+#[test]
+fn frames_for_another_mac_are_the_kernel_s() {
+    let Some(place) = Place::new(1) else { return };
+    place.enter(0);
+    let steering = Steering::attach("veth", &flows(4000..=4000, None), 1).unwrap();
+    let mut socket = XdpSocket::open(&steering, 0).unwrap().unwrap();
+    let kernel = UdpSocket::bind((RELAY, 4000)).unwrap();
+    kernel.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let peer = place.peer(PEER);
+    let names = &place.names;
+    let shown = Command::new("ip").args(["-n", &names[0], "link", "show", "veth"]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let mac = shown.split("link/ether ").nth(1).and_then(|rest| rest.get(..17)).unwrap();
+    // One that differs at the beginning, and one at the end.
+    let end = if mac.ends_with('0') { '1' } else { '0' };
+    for mac in [format!("06:11{}", &mac[5..]), format!("{}{end}", &mac[..16])] {
+        // The program keeps the address that the interface had; the kernel takes the new one.
+        assert!(ip(&format!("-n {} link set veth address {mac}", names[0])));
+        assert!(ip(&format!("-n {} neigh replace {RELAY} lladdr {mac} dev veth", names[1])));
+        peer.send_to(b"x", (RELAY, 4000)).unwrap();
+        assert_eq!(kernel.recv_from(&mut [0; 4]).unwrap().0, 1);
+    }
+    assert_eq!(socket.recv_burst(&mut Vec::new(), 64).unwrap(), 0);
+    assert_eq!(socket.counters().malformed, 0);
+}
+
+#[test]
+fn an_interface_that_is_down_leaves_nothing_pending() {
+    let Some(place) = Place::new(1) else { return };
+    place.enter(0);
+    let steering = Steering::attach("veth", &flows(4000..=4000, None), 1).unwrap();
+    let mut socket = XdpSocket::open(&steering, 0).unwrap().unwrap();
+    let kernel = UdpSocket::bind((RELAY, 4000)).unwrap();
+    let peer = place.peer(PEER);
+    peer.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    // Until the neighbour is known, and the way past the kernel with it.
+    let exchange = |socket: &mut XdpSocket| {
+        peer.send_to(b"x", (RELAY, 4000)).unwrap();
+        let received = receive(socket, 1);
+        let left = answer(socket, received, &kernel);
+        peer.recv_from(&mut [0; 4]).unwrap();
+        left
+    };
+    assert!((0..50).any(|_| exchange(&mut socket) == 0), "never past the kernel");
+    for _ in 0..3 {
+        peer.send_to(b"x", (RELAY, 4000)).unwrap();
+    }
+    let mut received = receive(&mut socket, 3);
+    let full = socket.counters().send_full;
+    let link = |state: &str| assert!(ip(&format!("-n {} link set veth {state}", place.names[0])));
+    link("down");
+    let mut rest = Vec::new();
+    let mut send = |socket: &mut XdpSocket, datagram| {
+        socket.send_burst(&mut VecDeque::from([datagram]), &mut rest).unwrap();
+        assert!(!socket.is_pending());
+        rest.drain(..).count()
+    };
+    // The first finds out; from then on the kernel is asked.
+    assert_eq!(send(&mut socket, received.pop().unwrap()), 0);
+    assert_eq!(socket.counters().send_full, full + 1);
+    assert_eq!(send(&mut socket, received.pop().unwrap()), 1);
+    assert_eq!(socket.counters().send_full, full + 1);
+    link("up");
+    assert_eq!(send(&mut socket, received.pop().unwrap()), 1);
+    // The one that was left leaves now.
+    assert_eq!(peer.recv_from(&mut [0; 4]).unwrap().0, 1);
+    assert!((0..50).any(|_| exchange(&mut socket) == 0), "never past the kernel again");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The little of bpf(2) that steering takes: assembling a program, loading it, a map of sockets, and a link.
+//! The little of bpf(2) that steering takes: assembling a program, loading it, maps of sockets and ports, and a link.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -7,6 +7,7 @@ const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_XSKMAP: u32 = 17;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 /// Attach type of a link to an interface.
@@ -26,6 +27,8 @@ pub(super) const R4: Reg = Reg(4);
 pub(super) const R5: Reg = Reg(5);
 pub(super) const R6: Reg = Reg(6);
 pub(super) const R7: Reg = Reg(7);
+/// The end of the stack, which grows down.
+pub(super) const R10: Reg = Reg(10);
 
 /// Sizes of memory access.
 #[derive(Clone, Copy)]
@@ -104,6 +107,11 @@ impl Assembler {
         self.emit(0x61 | size as u8, to, from, offset, 0);
     }
 
+    /// Stores the lower 32 bits of `from`.
+    pub(super) fn store(&mut self, to: Reg, offset: i16, from: Reg) {
+        self.emit(0x63, to, from, offset, 0);
+    }
+
     /// The map behind a descriptor.
     pub(super) fn load_map(&mut self, to: Reg, map: BorrowedFd<'_>) {
         let descriptor = u32::try_from(map.as_raw_fd()).expect("open descriptors are not negative");
@@ -120,6 +128,12 @@ impl Assembler {
     pub(super) fn jump_if(&mut self, register: Reg, test: Test, value: u32, to: Label) {
         self.jumps.push((self.code.len(), to));
         self.emit(0x06 | test as u8, register, R0, 0, value);
+    }
+
+    /// Jumps when a pointer leads nowhere.
+    pub(super) fn jump_if_null(&mut self, pointer: Reg, to: Label) {
+        self.jumps.push((self.code.len(), to));
+        self.emit(0x15, pointer, R0, 0, 0);
     }
 
     /// Jumps when the first of two registers is greater.
@@ -188,21 +202,35 @@ fn descriptor(of: BorrowedFd<'_>) -> u32 {
 
 /// A map from receive queues to AF_XDP sockets.
 pub(super) fn socket_map(queues: u32) -> io::Result<OwnedFd> {
+    map(BPF_MAP_TYPE_XSKMAP, queues)
+}
+
+/// A map of `entries` numbers, all zero.
+pub(super) fn array(entries: u32) -> io::Result<OwnedFd> {
+    map(BPF_MAP_TYPE_ARRAY, entries)
+}
+
+/// A map whose keys and values have 4 bytes each.
+fn map(kind: u32, entries: u32) -> io::Result<OwnedFd> {
     let mut attributes = Attributes::default();
-    attributes.put_u32(0, BPF_MAP_TYPE_XSKMAP);
+    attributes.put_u32(0, kind);
     attributes.put_u32(4, 4); // size of a key
     attributes.put_u32(8, 4); // size of a value
-    attributes.put_u32(12, queues);
+    attributes.put_u32(12, entries);
     // SAFETY: no pointers.
     unsafe { bpf(BPF_MAP_CREATE, &mut attributes) }.map(owned)
 }
 
 /// Puts a socket into the map.
 pub(super) fn put_socket(map: BorrowedFd<'_>, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
-    let value = descriptor(socket);
+    put(map, queue, descriptor(socket))
+}
+
+/// Puts a value into a map that was made here.
+pub(super) fn put(map: BorrowedFd<'_>, key: u32, value: u32) -> io::Result<()> {
     let mut attributes = Attributes::default();
     attributes.put_u32(0, descriptor(map));
-    attributes.put_u64(8, (&raw const queue) as u64);
+    attributes.put_u64(8, (&raw const key) as u64);
     attributes.put_u64(16, (&raw const value) as u64);
     // SAFETY: key and value are 4 bytes each, as the map was made, and live through the call.
     unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attributes) }.map(drop)

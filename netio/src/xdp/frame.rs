@@ -34,8 +34,6 @@ pub struct Parsed {
     pub source: SocketAddr,
     /// Where it was sent to.
     pub destination: SocketAddr,
-    /// The interface that it was sent to.
-    pub to: Mac,
     /// Where its bytes lie in the frame.
     pub payload: Range<usize>,
 }
@@ -49,7 +47,7 @@ pub enum FrameError {
     /// Neither IPv4 nor IPv6, options or extension headers, a fragment, or not UDP. The program steers none of these.
     #[error("not a plain UDP datagram")]
     NotPlain,
-    /// Lengths of IP and UDP that do not fit together.
+    /// IP leaves no room for a UDP header, or for as much as that says.
     #[error("lengths that don't fit")]
     Length,
     /// A checksum of IPv4 or UDP is wrong, or missing over IPv6.
@@ -60,7 +58,7 @@ pub enum FrameError {
     Source,
 }
 
-/// Reads a frame.
+/// Reads a frame. Its MAC addresses are not looked at.
 ///
 /// A UDP checksum that holds only the sum of the pseudo-header is taken as well: senders on this host leave it unfinished for hardware
 /// that a virtual link does not have.
@@ -69,15 +67,14 @@ pub enum FrameError {
 /// See [`FrameError`].
 pub fn parse(frame: &[u8]) -> Result<Parsed, FrameError> {
     let ethernet = frame.first_chunk::<ETHERNET>().ok_or(FrameError::CutOff)?;
-    let to = first(ethernet);
     match [ethernet[12], ethernet[13]] {
-        TYPE_IPV4 => ipv4(frame, to),
-        TYPE_IPV6 => ipv6(frame, to),
+        TYPE_IPV4 => ipv4(frame),
+        TYPE_IPV6 => ipv6(frame),
         _ => Err(FrameError::NotPlain),
     }
 }
 
-fn ipv4(frame: &[u8], to: Mac) -> Result<Parsed, FrameError> {
+fn ipv4(frame: &[u8]) -> Result<Parsed, FrameError> {
     let packet = &frame[ETHERNET..];
     let header = packet.first_chunk::<IPV4>().ok_or(FrameError::CutOff)?;
     let fragment = be16(&header[6..]) & 0x3fff;
@@ -96,10 +93,10 @@ fn ipv4(frame: &[u8], to: Mac) -> Result<Parsed, FrameError> {
     if source.is_unspecified() || source.is_loopback() || source.is_multicast() || source.is_broadcast() {
         return Err(FrameError::Source);
     }
-    udp(segment, &header[12..20], ETHERNET + IPV4, to, (source.into(), Ipv4Addr::from(destination).into()))
+    udp(segment, &header[12..20], ETHERNET + IPV4, (source.into(), Ipv4Addr::from(destination).into()))
 }
 
-fn ipv6(frame: &[u8], to: Mac) -> Result<Parsed, FrameError> {
+fn ipv6(frame: &[u8]) -> Result<Parsed, FrameError> {
     let packet = &frame[ETHERNET..];
     let header = packet.first_chunk::<IPV6>().ok_or(FrameError::CutOff)?;
     if header[0] >> 4 != 6 || header[6] != PROTOCOL_UDP {
@@ -112,22 +109,23 @@ fn ipv6(frame: &[u8], to: Mac) -> Result<Parsed, FrameError> {
     if source.is_unspecified() || source.is_loopback() || source.is_multicast() || mapped {
         return Err(FrameError::Source);
     }
-    udp(segment, &header[8..40], ETHERNET + IPV6, to, (source.into(), Ipv6Addr::from(destination).into()))
+    udp(segment, &header[8..40], ETHERNET + IPV6, (source.into(), Ipv6Addr::from(destination).into()))
 }
 
-/// `segment` is what the IP header says is its payload, and begins at `offset` of the frame.
+/// `segment` is what the IP header says is its payload, and begins at `offset` of the frame. A datagram may be shorter: the rest is cut
+/// off, as the kernel does it.
 fn udp(
     segment: &[u8],
     addresses: &[u8],
     offset: usize,
-    to: Mac,
     (source, destination): (IpAddr, IpAddr),
 ) -> Result<Parsed, FrameError> {
     let header = segment.first_chunk::<UDP>().ok_or(FrameError::Length)?;
     let len = usize::from(be16(&header[4..]));
-    if len != segment.len() {
+    if len < UDP {
         return Err(FrameError::Length);
     }
+    let segment = segment.get(..len).ok_or(FrameError::Length)?;
     let (source_port, destination_port) = (be16(&header[0..]), be16(&header[2..]));
     if source_port == 0 {
         return Err(FrameError::Source);
@@ -145,7 +143,6 @@ fn udp(
     Ok(Parsed {
         source: SocketAddr::new(source, source_port),
         destination: SocketAddr::new(destination, destination_port),
-        to,
         payload: offset + UDP..offset + len,
     })
 }
@@ -266,8 +263,30 @@ mod tests {
             let mut bytes = frame(source, destination, &payload);
             bytes.resize(bytes.len() + padding, 0xaa);
             let parsed = parse(&bytes).unwrap();
-            prop_assert_eq!((parsed.source, parsed.destination, parsed.to), (source, destination, MACS.1));
+            prop_assert_eq!((parsed.source, parsed.destination), (source, destination));
             prop_assert_eq!(&bytes[parsed.payload], &payload[..]);
+        }
+
+        #[test]
+        fn what_ip_has_behind_the_datagram_is_cut_off(v6 in any::<bool>(), octets in any::<[u8; 16]>(),
+            payload in proptest::collection::vec(any::<u8>(), 0..100), extra in proptest::collection::vec(any::<u8>(), 1..20)) {
+            let (source, destination) = pair(v6, octets, (7, 9));
+            let mut bytes = [frame(source, destination, &payload), extra].concat();
+            let (packet, len) = (ETHERNET.., bytes.len() - (headers_len(&destination.ip()) - UDP));
+            let len = u16::try_from(len).unwrap();
+            match (source.ip(), destination.ip()) {
+                (IpAddr::V4(source), IpAddr::V4(destination)) => write_ipv4(&mut bytes[packet], len, source, destination),
+                (IpAddr::V6(source), IpAddr::V6(destination)) => write_ipv6(&mut bytes[packet], len, source, destination),
+                _ => unreachable!("two of one family"),
+            }
+            let parsed = parse(&bytes).unwrap();
+            prop_assert_eq!(&bytes[parsed.payload], &payload[..]);
+            // More than there is, or less than a header, is no length.
+            let udp = headers_len(&destination.ip()) - UDP;
+            for wrong in [len + 1, 7, 0] {
+                bytes[udp + 4..udp + 6].copy_from_slice(&wrong.to_be_bytes());
+                prop_assert_eq!(parse(&bytes), Err(FrameError::Length));
+            }
         }
 
         #[test]

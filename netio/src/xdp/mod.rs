@@ -6,8 +6,9 @@
 //! and leaves in that frame.
 //!
 //! Steering is a short cut and no replacement: the kernel's own sockets stay open on the same ports. What the program
-//! does not understand (fragments, options, VLAN tags, another core's port) comes to them, and what can't leave here (no known
-//! neighbour, longer than the path, not in a frame) leaves through them. So the kernel resolves neighbours and routes; we look them up.
+//! does not understand (fragments, options, VLAN tags, another core's port, another MAC) comes to them, and what can't leave here (no
+//! known neighbour, longer than the path, not in a frame) leaves through them. So the kernel resolves neighbours and routes; we look
+//! them up.
 //!
 //! What is steered passes no firewall rules of the kernel's, and is not seen by its packet counters.
 
@@ -23,11 +24,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::packet::{Packet, PacketPool};
 use interface::Interface;
-use queue::{Queue, SLOTS};
+use queue::{Flushed, Queue, SLOTS};
 use route::Routes;
 
 pub use frame::{FrameError, HEADERS_V4, HEADERS_V6, Mac, Parsed, headers_len, parse, write};
@@ -76,6 +78,8 @@ pub struct Steering {
     interface: Interface,
     cores: u16,
     sockets: OwnedFd,
+    /// The map of open ports.
+    open: Arc<OwnedFd>,
     /// Holds the program in place.
     _link: OwnedFd,
 }
@@ -93,10 +97,11 @@ impl Steering {
         let failed = |step: &'static str| move |error| XdpError { interface: name.to_owned(), step, error };
         let interface = Interface::find(name).map_err(failed("finding the interface"))?;
         let sockets = bpf::socket_map(interface.queues).map_err(failed("making a map of sockets"))?;
-        let code = program::assemble(flows, cores, sockets.as_fd());
+        let open = bpf::array(program::PORTS).map_err(failed("making a map of ports"))?;
+        let code = program::assemble(flows, cores, interface.mac, (sockets.as_fd(), open.as_fd()));
         let program = bpf::load(&code).map_err(failed("loading the program"))?;
         let link = bpf::attach(program.as_fd(), interface.index).map_err(failed("attaching the program"))?;
-        Ok(Self { name: name.to_owned(), interface, cores, sockets, _link: link })
+        Ok(Self { name: name.to_owned(), interface, cores, sockets, open: Arc::new(open), _link: link })
     }
 }
 
@@ -126,7 +131,8 @@ pub struct XdpCounters {
     pub malformed: u64,
     /// Frames that the kernel dropped because we were too slow.
     pub dropped_full: u64,
-    /// Datagrams dropped because the ring to the kernel was full.
+    /// Datagrams dropped because the ring to the kernel was full, or left in it when the interface went down: these leave late if it
+    /// comes back, and are in `sent` as well.
     pub send_full: u64,
     /// Datagrams that were left to the kernel's sockets to send.
     pub to_kernel: u64,
@@ -152,11 +158,13 @@ pub struct XdpSocket {
     pool: PacketPool,
     interface: Interface,
     routes: Routes,
+    /// The map of open ports.
+    open: Arc<OwnedFd>,
     counters: XdpCounters,
     /// Where the next burst begins, so that no queue waits for another's.
     next: usize,
-    /// The kernel has not taken all that was sent.
-    pending: bool,
+    /// How the last burst left.
+    flushed: Flushed,
 }
 
 impl XdpSocket {
@@ -186,8 +194,18 @@ impl XdpSocket {
             bpf::put_socket(steering.sockets.as_fd(), number, queue.descriptor())
                 .map_err(|error| failed("steering to a socket", error))?;
         }
-        let (interface, counters) = (steering.interface, XdpCounters::default());
-        Ok(Some(Self { queues, pool, interface, routes, counters, next: 0, pending: false }))
+        let (interface, open) = (steering.interface, steering.open.clone());
+        let counters = XdpCounters::default();
+        Ok(Some(Self { queues, pool, interface, routes, open, counters, next: 0, flushed: Flushed::All }))
+    }
+
+    /// Opens or closes a port of the [flows](Flow::opened_only) that steer open ones only; to begin with, all are closed. What was
+    /// steered before still comes. Addresses of a family share their ports.
+    ///
+    /// # Errors
+    /// The kernel's, which has none for a process that keeps its privileges.
+    pub fn set_open(&self, address: SocketAddr, open: bool) -> io::Result<()> {
+        bpf::put(self.open.as_fd(), program::port_key(address), open.into())
     }
 
     /// Readable when datagrams wait.
@@ -232,7 +250,7 @@ impl XdpSocket {
             while out.len() - before < max && seen < max {
                 let Some(frame) = queue.receive() else { break };
                 seen += 1;
-                match datagram(frame, self.interface.mac) {
+                match datagram(frame) {
                     Some(datagram) => {
                         self.counters.received += 1;
                         self.counters.bytes_in += datagram.packet.len() as u64;
@@ -262,7 +280,7 @@ impl XdpSocket {
         queue: &mut VecDeque<XdpDatagram>,
         rest: &mut Vec<XdpDatagram>,
     ) -> io::Result<()> {
-        if queue.is_empty() && !self.pending {
+        if queue.is_empty() && !self.is_pending() {
             return Ok(());
         }
         let now = Instant::now();
@@ -279,11 +297,15 @@ impl XdpSocket {
     /// Whether the kernel has not taken all that was sent: call [`send_burst`](Self::send_burst) again soon.
     #[must_use]
     pub fn is_pending(&self) -> bool {
-        self.pending
+        self.flushed == Flushed::Partly
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.pending = self.queues[0].flush()?;
+        let before = self.flushed;
+        self.flushed = self.queues[0].flush()?;
+        if self.flushed == Flushed::Down && before != Flushed::Down {
+            self.counters.send_full += u64::from(self.queues[0].waiting());
+        }
         Ok(())
     }
 
@@ -291,7 +313,9 @@ impl XdpSocket {
         let headers = headers_len(&datagram.peer.ip());
         let frame_len = headers + datagram.packet.len();
         let fits = self.owns(&datagram.packet) && datagram.packet.headroom() >= headers;
-        let Some(way) = self.routes.to(datagram.peer.ip(), now).filter(|_| fits) else {
+        // While the interface is down the kernel may know another; each burst tries again what was left here.
+        let can_leave = fits && self.flushed != Flushed::Down;
+        let Some(way) = self.routes.to(datagram.peer.ip(), now).filter(|_| can_leave) else {
             return Err(datagram);
         };
         if frame_len - ETHERNET > way.mtu.unwrap_or(self.interface.mtu).min(self.interface.mtu) {
@@ -313,9 +337,9 @@ impl XdpSocket {
     }
 }
 
-/// The datagram in a frame that was sent to `mac`.
-fn datagram(mut frame: Packet, mac: Mac) -> Option<XdpDatagram> {
-    let parsed = parse(&frame).ok().filter(|parsed| parsed.to == mac)?;
+/// The datagram in a frame.
+fn datagram(mut frame: Packet) -> Option<XdpDatagram> {
+    let parsed = parse(&frame).ok()?;
     frame.resize(parsed.payload.end);
     frame.trim_front(parsed.payload.start);
     Some(XdpDatagram { packet: frame, peer: parsed.source, local: parsed.destination })

@@ -15,6 +15,17 @@ const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 /// Bytes of frames on their way where packets are copied.
 const SEND_BUFFER: libc::c_int = 8 << 20;
 
+/// What came of having the kernel send.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flushed {
+    /// It took all.
+    All,
+    /// Some is left, for want of room on its side.
+    Partly,
+    /// Some is left, and stays until the interface is up again, or for ever if it is gone.
+    Down,
+}
+
 /// A bound socket.
 pub(super) struct Queue {
     received: Consumer<libc::xdp_desc>,
@@ -132,8 +143,13 @@ impl Queue {
         packet.lend();
     }
 
-    /// Has the kernel send what is queued. Returns whether some is left, for want of room on its side.
-    pub(super) fn flush(&mut self) -> io::Result<bool> {
+    /// Frames that the kernel has not taken, as of the last [`flush`](Self::flush).
+    pub(super) fn waiting(&self) -> u32 {
+        self.to_send.in_use()
+    }
+
+    /// Has the kernel send what is queued.
+    pub(super) fn flush(&mut self) -> io::Result<Flushed> {
         self.to_send.publish();
         let rounds = SLOTS.div_ceil(32);
         for _ in 0..rounds {
@@ -143,15 +159,14 @@ impl Queue {
             if !self.to_send.needs_wakeup() {
                 break; // the driver is at it
             }
-            match wake_send(self.descriptor()) {
-                // The budget of one call is used up: EAGAIN, with some sent.
-                Ok(()) => {}
-                Err(error) => return Err(error),
+            // Up, though some may be left: the budget of one call is used up (EAGAIN).
+            if !wake_send(self.descriptor())? {
+                return Ok(Flushed::Down);
             }
             self.reap();
         }
         self.reap();
-        Ok(self.to_send.is_pending())
+        Ok(if self.to_send.is_pending() { Flushed::Partly } else { Flushed::All })
     }
 
     /// Frames that the kernel dropped because we were too slow: no slot to put them, or no frame to put them in.
@@ -216,13 +231,13 @@ fn connect(socket: BorrowedFd<'_>, interface: u32, queue: u32, shares: Option<&Q
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Has the kernel send. What only says «not now» is no error.
-fn wake_send(socket: BorrowedFd<'_>) -> io::Result<()> {
+/// Has the kernel send. Returns whether the interface is up.
+fn wake_send(socket: BorrowedFd<'_>) -> io::Result<bool> {
     // SAFETY: an empty send without address.
     let result = unsafe {
         libc::sendto(socket.as_raw_fd(), std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0)
     };
-    busy_or(result)
+    is_up(result)
 }
 
 /// Has a driver that sleeps look for frames to fill.
@@ -239,26 +254,20 @@ fn wake_receive(socket: BorrowedFd<'_>) -> io::Result<()> {
             std::ptr::null_mut(),
         )
     };
-    busy_or(result)
+    is_up(result).map(drop)
 }
 
-fn busy_or(result: libc::ssize_t) -> io::Result<()> {
+/// What a call says of the interface: up, or down (or gone). What only says «not now» is no error.
+fn is_up(result: libc::ssize_t) -> io::Result<bool> {
     if result >= 0 {
-        return Ok(());
+        return Ok(true);
     }
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
-        // ENETDOWN, ENXIO: the interface is down or gone; its packets come to the kernel's sockets, if at all.
-        Some(
-            libc::EAGAIN
-            | libc::EBUSY
-            | libc::ENOBUFS
-            | libc::EINTR
-            | libc::ENETDOWN
-            | libc::ENXIO
-            | libc::EMSGSIZE
-            | libc::EINVAL,
-        ) => Ok(()),
+        Some(libc::ENETDOWN | libc::ENXIO) => Ok(false),
+        Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR | libc::EMSGSIZE | libc::EINVAL) => {
+            Ok(true)
+        }
         _ => Err(error),
     }
 }

@@ -80,7 +80,8 @@ impl<T: Copy> Producer<T> {
         self.ring.mask + 1 - self.in_use()
     }
 
-    fn in_use(&self) -> u32 {
+    /// Slots that the kernel has not taken, as far as known.
+    pub(super) fn in_use(&self) -> u32 {
         self.next.wrapping_sub(self.consumed)
     }
 

@@ -57,7 +57,8 @@ impl Load {
         (clients, bytes): (u16, u16),
     ) -> anyhow::Result<Load> {
         let ports = PEER_PORT..=CLIENT_PORT + clients;
-        let steering = Steering::attach(device, &[Flow { address: address.into(), ports, core: None }], 1)?;
+        let flow = Flow { address: address.into(), ports, core: None, opened_only: false };
+        let steering = Steering::attach(device, &[flow], 1)?;
         let socket = XdpSocket::open(&steering, 0)?.context("no queue")?;
         let header = [CHANNEL.to_be_bytes(), bytes.to_be_bytes()].concat();
         let mut load = Load {

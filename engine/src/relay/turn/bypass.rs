@@ -79,6 +79,9 @@ impl Bypass {
     /// A relayed address was opened or closed.
     pub fn set_relay(&mut self, address: SocketAddr, slot: Option<u32>) {
         *self.relay(address) = slot.map_or(0, |slot| slot + 1);
+        // Only a privilege given up since can be in the way. Then its socket serves an opened port, and what comes for a closed
+        // one is counted as nobody's.
+        let _ = self.socket.set_open(address, slot.is_some());
     }
 
     fn relay(&mut self, address: SocketAddr) -> &mut u32 {

@@ -206,13 +206,15 @@ impl TurnConfig {
             address: address.ip(),
             ports: address.port()..=address.port(),
             core: None,
+            opened_only: false,
         });
         let mut flows: Vec<Flow> = listen.collect();
         for core in 0..cores {
             let server = self.server(core, cores)?;
             for ip in [server.ipv4, server.ipv6].into_iter().flatten() {
                 let core = (cores > 1).then_some(core);
-                flows.push(Flow { address: ip.bind, ports: server.ports.clone(), core });
+                // Closed ports of the range may be other programs': it overlaps what the system gives out itself.
+                flows.push(Flow { address: ip.bind, ports: server.ports.clone(), core, opened_only: true });
             }
         }
         if flows.iter().all(|flow| can_steer(flow.address)) {
@@ -341,11 +343,17 @@ mod tests {
         }
         let text = format!("{base}listen = ['192.0.2.1:3478']\nio = 'af_xdp'\ninterface = 'eth0'");
         let config = TurnConfig::parse("turn.toml", &text).unwrap();
-        let flow = |ports, core| Flow { address: "192.0.2.1".parse().unwrap(), ports, core };
-        assert_eq!(config.flows(1).unwrap(), [flow(3478..=3478, None), flow(50_000..=50_003, None)]);
+        let flow = |ports, core, opened_only| Flow {
+            address: "192.0.2.1".parse().unwrap(),
+            ports,
+            core,
+            opened_only,
+        };
+        let listen = flow(3478..=3478, None, false);
+        assert_eq!(config.flows(1).unwrap(), [listen.clone(), flow(50_000..=50_003, None, true)]);
         assert_eq!(
             config.flows(2).unwrap(),
-            [flow(3478..=3478, None), flow(50_000..=50_001, Some(0)), flow(50_002..=50_003, Some(1))]
+            [listen, flow(50_000..=50_001, Some(0), true), flow(50_002..=50_003, Some(1), true)]
         );
     }
 

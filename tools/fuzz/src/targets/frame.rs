@@ -12,14 +12,14 @@ pub fn frame(bytes: &[u8]) -> Verdict {
     let parsed = parse(bytes).map_err(words)?;
     let payload = &bytes[parsed.payload.clone()];
     let mut again = [&vec![0; headers_len(&parsed.destination.ip())][..], payload].concat();
-    write(&mut again, (MACS.0, parsed.to), parsed.source, parsed.destination);
+    write(&mut again, MACS, parsed.source, parsed.destination);
     let read = parse(&again).expect("what is written can be read");
-    assert_eq!((read.source, read.destination, read.to), (parsed.source, parsed.destination, parsed.to));
+    assert_eq!((read.source, read.destination), (parsed.source, parsed.destination));
     assert_eq!(&again[read.payload], payload);
     Ok(())
 }
 
-/// A datagram over each family.
+/// A datagram over each family, and one that IP has more behind.
 pub fn frames() -> Vec<Sample> {
     let sample = |source: &str, destination: &str| {
         let address = |text: &str| text.parse().expect("an address");
@@ -28,8 +28,8 @@ pub fn frames() -> Vec<Sample> {
         write(&mut frame, MACS, address(source), destination);
         frame
     };
-    vec![
-        ("v4", sample("192.0.2.1:5000", "192.0.2.2:3478")),
-        ("v6", sample("[2001:db8::1]:5000", "[2001:db8::2]:3478")),
-    ]
+    let v6 = sample("[2001:db8::1]:5000", "[2001:db8::2]:3478");
+    let mut trimmed = [&v6[..], b"more"].concat();
+    trimmed[19] += 4; // the payload length of IPv6
+    vec![("v4", sample("192.0.2.1:5000", "192.0.2.2:3478")), ("v6", v6), ("trimmed", trimmed)]
 }
