@@ -24,7 +24,7 @@
 //!
 //! [`Batch::step`] does at most its budget of work units and returns. One unit is about 1 µs on an x86 core of 2 GHz; the pieces
 //! of work are fixed by counts, never by a clock, so a run can be repeated exactly. No piece takes more than 35 units, so
-//! a budget of 40 keeps slices below 50 µs. The budget changes nothing else: an equation is always of the whole group.
+//! a budget of 40 keeps slices below 50 µs. The budget changes nothing else: how sums are cut never depends on it.
 //!
 //! # How it is fast
 //!
