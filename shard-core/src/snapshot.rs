@@ -98,11 +98,14 @@ pub(crate) fn encode_head(checkpoint: &CheckpointPreimage, meta: &Meta, outbox: 
 
 /// The checkpoint that a head section speaks of, unproven.
 pub fn checkpoint_of(head: &[u8]) -> Result<CheckpointPreimage, LoadError> {
-    let mut reader = Reader::new(head);
+    read_checkpoint(&mut Reader::new(head))
+}
+
+fn read_checkpoint(reader: &mut Reader<'_>) -> Result<CheckpointPreimage, LoadError> {
     if reader.array()? != [1, 0, 0, 0, 0, 0, 0, 0] {
         return Err(WireError::Field("snapshot version").into());
     }
-    Ok(CheckpointPreimage::decode(&mut reader)?)
+    Ok(CheckpointPreimage::decode(reader)?)
 }
 
 /// Builds a table from a snapshot's sections.
@@ -119,10 +122,7 @@ impl Loader {
     /// Reads the head section. `digest` is the checkpoint's, from its certificate.
     pub fn new(config: Config, head: &[u8], digest: Hash) -> Result<Loader, LoadError> {
         let mut reader = Reader::new(head);
-        if reader.array()? != [1, 0, 0, 0, 0, 0, 0, 0] {
-            return Err(WireError::Field("snapshot version").into());
-        }
-        let checkpoint = CheckpointPreimage::decode(&mut reader)?;
+        let checkpoint = read_checkpoint(&mut reader)?;
         if (checkpoint.chain, checkpoint.table) != (config.chain, config.id) {
             return Err(LoadError::Other);
         }

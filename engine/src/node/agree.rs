@@ -410,7 +410,7 @@ impl Core {
             Output::Committed { block, certificate } => self.on_committed(slot, block, certificate, now),
             Output::Stable { certificate } => self.on_stable(slot, certificate, now),
             Output::Serve { to, from_height, to_height } => self.serve(slot, to, from_height, to_height),
-            Output::Behind { .. } => self.on_behind(slot, now),
+            Output::Behind { .. } => self.begin_fetch(slot, now),
             Output::View { view, primary, active } => self.on_view(slot, view, primary, active, now),
             Output::Evidence(evidence) => {
                 self.meters.count(Count::Equivocations, 1);

@@ -84,8 +84,7 @@ impl Core {
                     let note = format!("table {}: block {} {error}", table.id, block.height());
                     self.effects.push_back(Effect::Note(note));
                 }
-                let above = table.state.height();
-                self.begin_fetch(slot, above, now);
+                self.begin_fetch(slot, now);
                 false
             }
         }

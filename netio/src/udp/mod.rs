@@ -17,6 +17,7 @@ mod send;
 mod tests;
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
@@ -28,6 +29,15 @@ use send::Sender;
 
 /// Most datagrams that one call of [`UdpSocket::recv_burst`] or one system call of [`UdpSocket::send_burst`] moves.
 pub const BURST: usize = 32;
+
+/// A piece of memory that is none yet.
+const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+
+/// Message headers that say nothing yet.
+fn empty_headers() -> [libc::mmsghdr; BURST] {
+    // SAFETY: a message header is made of integers and pointers, for which zero is a value.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}
 
 /// Most segments that the kernel takes in one send (`UDP_MAX_SEGMENTS` of the oldest kernels with GSO).
 const MAX_SEGMENTS: usize = 64;

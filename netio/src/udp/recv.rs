@@ -2,12 +2,11 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 
 use super::address::RawAddress;
 use super::control::Control;
-use super::{BURST, Datagram, UdpSocket};
+use super::{BURST, Datagram, EMPTY, UdpSocket, empty_headers};
 use crate::packet::{Packet, PacketPool};
 
 /// What the kernel reads and writes beside the packets. Of one thread and used by all its sockets, because clearing 7 KB for each
@@ -26,14 +25,12 @@ thread_local! {
 
 impl Scratch {
     fn new() -> Box<Self> {
-        const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         Box::new(Self {
             packets: [const { None }; BURST],
             addresses: [RawAddress::zeroed(); BURST],
             controls: [const { Control::new() }; BURST],
             iovecs: [EMPTY; BURST],
-            // SAFETY: a message header is made of integers and pointers, for which zero is a value.
-            headers: unsafe { MaybeUninit::zeroed().assume_init() },
+            headers: empty_headers(),
         })
     }
 

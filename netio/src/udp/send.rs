@@ -4,13 +4,12 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
 use super::address::{Family, RawAddress};
 use super::control::Control;
-use super::{BURST, Datagram, MAX_SEGMENTS, MAX_SEND, UdpSocket};
+use super::{BURST, Datagram, EMPTY, MAX_SEGMENTS, MAX_SEND, UdpSocket, empty_headers};
 
 /// Pieces of memory that one `sendmmsg` gathers.
 const PIECES: usize = 256;
@@ -133,14 +132,12 @@ thread_local! {
 
 impl Scratch {
     fn new() -> Box<Self> {
-        const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         Box::new(Self {
             addresses: [RawAddress::zeroed(); BURST],
             controls: [const { Control::new() }; BURST],
             runs: [Run::default(); BURST],
             pieces: Pieces { iovecs: [EMPTY; PIECES], used: 0 },
-            // SAFETY: a message header is made of integers and pointers, for which zero is a value.
-            headers: unsafe { MaybeUninit::zeroed().assume_init() },
+            headers: empty_headers(),
         })
     }
 }

@@ -3,27 +3,22 @@
 use std::{
     collections::VecDeque,
     net::{Ipv4Addr, SocketAddr},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use anyhow::{Context, bail};
-use netio::xdp::{Flow, Steering, XdpDatagram, XdpSocket};
-use relay_dp::turn::{
-    client::{Requester, error_code},
-    stun::{Integrity, Message, Writer, attribute, method},
+use anyhow::Context;
+use netio::{
+    Packet,
+    xdp::{Flow, Steering, XdpDatagram, XdpSocket},
 };
+use relay_dp::turn::stun::Message;
 
-use crate::turn::{PASSWORD, USER};
+use crate::turn::{LOST_AFTER, Line, channel_data, open_channel};
 
 const PEER_PORT: u16 = 10_000;
 /// Of the first client.
 const CLIENT_PORT: u16 = 20_000;
-const CHANNEL: u16 = 0x4001;
 const BURST: usize = 64;
-const ANSWER_WITHIN: Duration = Duration::from_millis(200);
-const TRIES: u32 = 20;
-/// Nothing comes back for so long: what is on its way is lost, and new packets leave.
-const LOST_AFTER: Duration = Duration::from_millis(50);
 
 /// All of the load.
 pub struct Load {
@@ -45,6 +40,26 @@ pub struct Load {
     turn: u16,
 }
 
+/// One client's part of the socket, before the load begins.
+struct ClientLine<'a> {
+    load: &'a mut Load,
+    client: u16,
+}
+
+impl Line for ClientLine<'_> {
+    fn send(&mut self, request: &[u8]) -> anyhow::Result<()> {
+        self.load.push(self.client, request);
+        self.load.flush()
+    }
+
+    /// The socket is the peer's and all clients': what is no message is not for this one.
+    fn receive(&mut self) -> anyhow::Result<Option<Packet>> {
+        self.load.socket.recv_burst(&mut self.load.received, 1)?;
+        let packet = self.load.received.pop().map(|datagram| datagram.packet);
+        Ok(packet.filter(|packet| Message::parse(packet).is_ok()))
+    }
+}
+
 impl Load {
     /// Makes the allocations and binds the channels, on a device of this thread's network namespace.
     ///
@@ -60,14 +75,13 @@ impl Load {
         let flow = Flow { address: address.into(), ports, core: None, opened_only: false };
         let steering = Steering::attach(device, &[flow], 1)?;
         let socket = XdpSocket::open(&steering, 0)?.context("no queue")?;
-        let header = [CHANNEL.to_be_bytes(), bytes.to_be_bytes()].concat();
         let mut load = Load {
             socket,
             _steering: steering,
             server,
             address,
             clients,
-            frame: [header, vec![0x5a; bytes.into()]].concat(),
+            frame: channel_data(bytes),
             received: Vec::new(),
             queue: VecDeque::new(),
             rest: Vec::new(),
@@ -76,58 +90,13 @@ impl Load {
             turn: 0,
         };
         for client in 0..clients {
-            load.prepare(client).with_context(|| format!("client {client}"))?;
+            open_channel(&mut ClientLine { load: &mut load, client }, client, (address, PEER_PORT).into())?;
         }
         Ok(load)
     }
 
     fn local(&self, client: u16) -> SocketAddr {
         (self.address, CLIENT_PORT + client).into()
-    }
-
-    fn prepare(&mut self, client: u16) -> anyhow::Result<()> {
-        let mut user = Requester::new(USER, PASSWORD, Integrity::Sha1, u64::from(client) << 32);
-        let peer = SocketAddr::from((self.address, PEER_PORT));
-        self.ask(client, &mut user, method::ALLOCATE, |writer| {
-            writer.attribute(attribute::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
-        })?;
-        self.ask(client, &mut user, method::CHANNEL_BIND, |writer| {
-            let [high, low] = CHANNEL.to_be_bytes();
-            writer
-                .attribute(attribute::CHANNEL_NUMBER, &[high, low, 0, 0])
-                .xor_address(attribute::XOR_PEER_ADDRESS, &peer);
-        })
-    }
-
-    fn ask(
-        &mut self,
-        client: u16,
-        user: &mut Requester,
-        method: u16,
-        fill: impl Fn(&mut Writer<'_>),
-    ) -> anyhow::Result<()> {
-        for _ in 0..TRIES {
-            let request = user.request(method, &fill);
-            self.push(client, &request);
-            self.flush()?;
-            let start = Instant::now();
-            while start.elapsed() < ANSWER_WITHIN {
-                self.socket.recv_burst(&mut self.received, 1)?;
-                let Some(datagram) = self.received.pop() else { continue };
-                let Ok(answer) = Message::parse(&datagram.packet) else { continue };
-                if answer.transaction()[..] != request[8..20] {
-                    continue;
-                }
-                if user.learn(&answer) {
-                    break;
-                }
-                if let Some(code) = error_code(&answer) {
-                    bail!("the server refuses with {code}");
-                }
-                return Ok(());
-            }
-        }
-        bail!("the server does not answer")
     }
 
     /// Queues a datagram of a client's.

@@ -11,12 +11,10 @@
 //! file system, and nothing here reads a clock.
 //!
 //! ```no_run
-//! # fn run() -> perf::report::RunData { unimplemented!() }
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # fn example(data: &perf::report::RunData) -> Result<(), Box<dyn std::error::Error>> {
 //! use perf::report;
 //!
-//! let data = run();
-//! report::write(&data, "report".as_ref())?;
+//! report::write(data, "report".as_ref())?;
 //! print!("{}", data.summary());
 //! print!("{}", report::compare("before".as_ref(), "report".as_ref())?);
 //! # Ok(())

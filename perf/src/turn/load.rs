@@ -6,17 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use netio::{
-    PacketPool,
+    Packet, PacketPool,
     udp::{BURST, Datagram, UdpConfig, UdpSocket},
 };
-use relay_dp::turn::{
-    client::{Requester, address, error_code},
-    stun::{Integrity, Message, Writer, attribute, method},
-};
 
-use super::servers::{PASSWORD, USER};
+use super::session::{LOST_AFTER, Line, channel_data, open_channel};
 
 /// Trains of each client that are on their way.
 const TRAINS: usize = 4;
@@ -24,14 +20,8 @@ const TRAINS: usize = 4;
 const SINGLES: usize = 16;
 /// All clients' packets on their way, at least: enough that the server never waits.
 const MIN_IN_FLIGHT: usize = 512;
-/// Nothing comes back for so long: what is on its way is lost, and new packets leave.
-const LOST_AFTER: Duration = Duration::from_millis(50);
-/// A request that is not answered by then is sent again, so often.
-const ANSWER_WITHIN: Duration = Duration::from_millis(200);
-const TRIES: u32 = 20;
 /// Before the clock starts.
 const WARM_UP: Duration = Duration::from_millis(200);
-const CHANNEL: u16 = 0x4001;
 const BUFFERS: u32 = 4096;
 
 /// One round's result.
@@ -94,6 +84,28 @@ fn socket(train: u16) -> anyhow::Result<UdpSocket> {
     Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into(), &config)?)
 }
 
+/// A client's socket, before its load begins.
+struct SocketLine<'a> {
+    socket: &'a mut UdpSocket,
+    pool: &'a PacketPool,
+    server: SocketAddr,
+}
+
+impl Line for SocketLine<'_> {
+    fn send(&mut self, request: &[u8]) -> anyhow::Result<()> {
+        let mut packet = self.pool.take().context("no buffers")?;
+        packet.fill(request);
+        self.socket.send_burst(&mut VecDeque::from([Datagram::single(packet, self.server, None)]))?;
+        Ok(())
+    }
+
+    fn receive(&mut self) -> anyhow::Result<Option<Packet>> {
+        let mut received = Vec::new();
+        self.socket.recv_burst(self.pool, &mut received, 1)?;
+        Ok(received.pop().map(|datagram| datagram.packet))
+    }
+}
+
 impl Load {
     /// Makes the allocations and binds the channels.
     ///
@@ -102,8 +114,6 @@ impl Load {
     pub fn new(server: SocketAddr, clients: u16, train: u16, bytes: u16) -> anyhow::Result<Load> {
         let peer = socket(train)?;
         let peer_address = peer.local_addr()?;
-        let frame: Vec<u8> = [CHANNEL.to_be_bytes(), bytes.to_be_bytes()].concat();
-        let frame = [frame, vec![0x5a; bytes.into()]].concat();
         let sockets_train = train;
         let train = usize::from(train);
         let least = if train == 1 { SINGLES } else { TRAINS * train };
@@ -113,7 +123,7 @@ impl Load {
             clients: Vec::new(),
             peer,
             peer_queue: VecDeque::new(),
-            frame,
+            frame: channel_data(bytes),
             train,
             window: least.max(MIN_IN_FLIGHT / usize::from(clients)).next_multiple_of(train),
             received: Vec::new(),
@@ -123,59 +133,12 @@ impl Load {
         };
         for number in 0..clients {
             let mut socket = socket(sockets_train)?;
-            load.prepare(&mut socket, number, peer_address).with_context(|| format!("client {number}"))?;
+            let mut line = SocketLine { socket: &mut socket, pool: &load.pool, server };
+            open_channel(&mut line, number, peer_address)?;
             let (queue, heard) = (VecDeque::new(), Instant::now());
             load.clients.push(Client { socket, queue, in_flight: 0, heard });
         }
         Ok(load)
-    }
-
-    fn prepare(&mut self, socket: &mut UdpSocket, number: u16, peer: SocketAddr) -> anyhow::Result<()> {
-        let mut user = Requester::new(USER, PASSWORD, Integrity::Sha1, u64::from(number) << 32);
-        self.ask(socket, &mut user, method::ALLOCATE, |writer| {
-            writer.attribute(attribute::REQUESTED_TRANSPORT, &[17, 0, 0, 0]);
-        })?;
-        self.ask(socket, &mut user, method::CHANNEL_BIND, |writer| {
-            let [high, low] = CHANNEL.to_be_bytes();
-            writer
-                .attribute(attribute::CHANNEL_NUMBER, &[high, low, 0, 0])
-                .xor_address(attribute::XOR_PEER_ADDRESS, &peer);
-        })
-    }
-
-    fn ask(
-        &mut self,
-        socket: &mut UdpSocket,
-        user: &mut Requester,
-        method: u16,
-        fill: impl Fn(&mut Writer<'_>),
-    ) -> anyhow::Result<()> {
-        for _ in 0..TRIES {
-            let request = user.request(method, &fill);
-            let mut packet = self.pool.take().context("no buffers")?;
-            packet.fill(&request);
-            socket.send_burst(&mut VecDeque::from([Datagram::single(packet, self.server, None)]))?;
-            let start = Instant::now();
-            while start.elapsed() < ANSWER_WITHIN {
-                let mut received = Vec::new();
-                socket.recv_burst(&self.pool, &mut received, 1)?;
-                let Some(datagram) = received.pop() else { continue };
-                let answer = Message::parse(&datagram.packet)?;
-                if answer.transaction()[..] != request[8..20] {
-                    continue;
-                }
-                if user.learn(&answer) {
-                    break;
-                }
-                if let Some(code) = error_code(&answer) {
-                    bail!("the server refuses with {code}");
-                }
-                let relayed = address(&answer, attribute::XOR_RELAYED_ADDRESS);
-                ensure!(method != method::ALLOCATE || relayed.is_some(), "an allocation without an address");
-                return Ok(());
-            }
-        }
-        bail!("the server does not answer")
     }
 
     /// Keeps packets on their way for so long.

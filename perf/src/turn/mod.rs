@@ -11,6 +11,7 @@
 
 mod load;
 mod servers;
+mod session;
 
 use std::{fmt, time::Duration};
 
@@ -25,6 +26,7 @@ use load::{Load, Round};
 use servers::Side;
 
 pub use servers::{PASSWORD, USER, serve};
+pub(crate) use session::{LOST_AFTER, Line, channel_data, open_channel};
 
 const TRAINS: Goal =
     Goal { what: "packets per CPU second in trains, against coturn", unit: "×", required: 3.0, aim: 8.0 };

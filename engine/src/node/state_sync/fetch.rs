@@ -44,13 +44,25 @@ pub(super) struct Served {
 #[derive(Debug)]
 pub(super) struct Fetch {
     pub(super) above: Height,
-    pub(super) peer: ReplicaId,
-    pub(super) tries: u32,
+    peer: ReplicaId,
+    tries: u32,
     pub(super) retry_at: u64,
     height: Height,
-    pub(super) bytes: Vec<u8>,
+    bytes: Vec<u8>,
     /// Who vouched and was asked for that, a bit for each.
-    pub(super) vouchers: u128,
+    vouchers: u128,
+}
+
+impl Fetch {
+    /// Turns to a peer that vouches for a state, where nothing has come yet from the one before. Once for each, or a liar could keep
+    /// the fetch to himself.
+    pub(super) fn turn_to(&mut self, voucher: ReplicaId) {
+        let bit = 1 << voucher;
+        if self.bytes.is_empty() && self.vouchers & bit == 0 {
+            self.vouchers |= bit;
+            (self.peer, self.tries) = (voucher, 0);
+        }
+    }
 }
 
 /// A fetched state on its way to the disk.
@@ -116,8 +128,7 @@ impl Core {
             Err(error) => {
                 self.meters.count(Count::SnapshotsFailed, 1);
                 if fetched.is_some() {
-                    let above = self.tables[slot].state.height();
-                    self.begin_fetch(slot, above, now);
+                    self.begin_fetch(slot, now);
                 }
                 self.effects.push_back(Effect::Note(format!(
                     "table {table}: the snapshot at height {height} can't be written: {error}; trying on"
@@ -159,24 +170,20 @@ impl Core {
         self.effects.push_back(Effect::ToPeer(from, table.lane, frame.encode()));
     }
 
-    /// Agreement is far behind: fetch the state.
-    pub(in crate::node) fn on_behind(&mut self, slot: usize, now: u64) {
-        let above = self.tables[slot].state.height();
-        self.begin_fetch(slot, above, now);
-    }
-
-    pub(in crate::node) fn begin_fetch(&mut self, slot: usize, above: Height, now: u64) {
+    /// Fetches a state above the own one, from `at` on, where that is not under way.
+    pub(in crate::node) fn begin_fetch(&mut self, slot: usize, at: u64) {
         let table = &mut self.tables[slot];
         if table.sync.is_fetching() {
             return;
         }
+        let above = table.state.height();
         let note = format!("table {}: fetching the state above height {above} from peers", table.id);
         self.effects.push_back(Effect::Note(note));
         table.sync.fetches += 1;
         let peers = self.shard.committee.size() - 1;
         let peer = self.shard.peers().nth((slot + table.sync.fetches) % peers).expect("there are peers");
         table.sync.fetch =
-            Some(Fetch { above, peer, tries: 0, retry_at: now, height: 0, bytes: Vec::new(), vouchers: 0 });
+            Some(Fetch { above, peer, tries: 0, retry_at: at, height: 0, bytes: Vec::new(), vouchers: 0 });
     }
 
     /// Runs what is due of a table's snapshots and transfers.
@@ -220,7 +227,7 @@ impl Core {
             Some((at, since)) if at == height => {
                 if since + STARVED_AFTER <= now {
                     table.sync.starved = Some((height, now));
-                    self.begin_fetch(slot, height, now);
+                    self.begin_fetch(slot, now);
                 }
             }
             _ => table.sync.starved = Some((height, now)),
@@ -294,9 +301,7 @@ impl Core {
                 let note = format!("table {}: validator {from} sent a bad state: {error}", table.id);
                 self.effects.push_back(Effect::Note(note));
                 let above = table.state.height();
-                self.begin_fetch(slot, above, now);
-                let fetch = &mut self.tables[slot].sync.fetch;
-                fetch.as_mut().expect("just begun").retry_at = now + RETRY;
+                self.begin_fetch(slot, now + RETRY);
                 if matches!(error, StateError::Unvouched(_)) {
                     self.ask_for_claims(slot, above, now);
                 }

@@ -88,15 +88,18 @@ impl Core {
     pub(super) fn begin_quiet_snapshot(&mut self, slot: usize, now: u64) {
         let table = &mut self.tables[slot];
         let height = table.state.height();
-        let resting = table.resting_above(0, now).filter(|_| table.sync.asked).cloned();
-        if let (Some(commit), None) = (resting, table.stable_at(height)) {
-            return self.offer_resting(slot, commit, now);
+        if table.stable_at(height).is_none() {
+            if table.sync.asked
+                && let Some(commit) = table.resting_above(0, now).cloned()
+            {
+                self.offer_resting(slot, commit, now);
+            }
+            return;
         }
-        let commit = table.replica.committed_certificate().filter(|commit| commit.vote.height == height);
-        if let (Some(commit), Some(_)) = (commit.cloned(), table.stable_at(height))
-            && table.sync.draft.is_none()
+        if table.sync.draft.is_none()
             && !table.state.is_busy()
             && table.state.checkpoint().height == height
+            && let Some(commit) = table.commit_of_state().cloned()
         {
             table.logged = 0;
             table.begin_draft(commit);
@@ -184,16 +187,16 @@ impl Core {
         let mut base = Vec::new();
         draft.stable.iter().for_each(|stable| stable.encode(&mut base));
         draft.commit.encode(&mut base);
-        let kind = if draft.stable.is_some() { SECTION_BASE } else { SECTION_VOUCHED };
+        let resting = draft.stable.is_none();
+        let kind = if resting { SECTION_VOUCHED } else { SECTION_BASE };
         let state = draft.sections.into_iter().map(|bytes| (SECTION_STATE, bytes));
         let mut sections: Vec<(u8, Bytes)> = std::iter::once((kind, base.into())).chain(state).collect();
         if std::mem::take(&mut table.sync.asked) {
             let bytes = join_sections(&sections);
-            let resting = draft.stable.is_none();
             table.sync.served =
                 Some(Served { height: draft.height, resting, bytes, until: now + SERVED_FOR });
         }
-        if draft.stable.is_none() {
+        if resting {
             // The log may have been waiting for it.
             table.sync.wanted = true;
             return;

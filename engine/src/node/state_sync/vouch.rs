@@ -10,7 +10,6 @@ use dag::{
     planted::{self, Defect},
 };
 
-use super::fetch::Fetch;
 use crate::node::{Core, Effect, TableNode, frame::Frame};
 
 /// A table that has committed nothing for so long rests, ns.
@@ -39,13 +38,6 @@ impl Claims {
 }
 
 impl TableNode {
-    fn rests(&self, now: u64) -> bool {
-        self.last_commit + REST <= now
-            && self.unexecuted.is_empty()
-            && !self.state.is_busy()
-            && self.replica.committed_height() == self.state.height()
-    }
-
     /// Where the state was brought, or loaded, that lacks nothing but this validator's vote to be a stable checkpoint: votes. A
     /// state that is executed to a checkpoint is voted on then.
     pub(in crate::node) fn adopt_checkpoint(&mut self, now: u64) {
@@ -56,11 +48,15 @@ impl TableNode {
         }
     }
 
-    /// The certificate of the newest block, where the table rests on it and its state is above `above`.
+    /// The newest committed block's certificate, where the state is that of this block.
+    pub(super) fn commit_of_state(&self) -> Option<&Certificate> {
+        self.replica.committed_certificate().filter(|commit| commit.vote.height == self.state.height())
+    }
+
+    /// The same, where the table rests on that block and it is above `above`.
     pub(super) fn resting_above(&self, above: Height, now: u64) -> Option<&Certificate> {
-        let height = self.state.height();
-        let commit = self.replica.committed_certificate().filter(|commit| commit.vote.height == height);
-        commit.filter(|_| height > above && self.rests(now))
+        let rests = self.last_commit + REST <= now && self.unexecuted.is_empty() && !self.state.is_busy();
+        self.commit_of_state().filter(|commit| rests && commit.vote.height > above)
     }
 }
 
@@ -94,18 +90,7 @@ impl Core {
         sync.claims.on_claim(from, height, digest);
         // Who vouches for it has it.
         if height > fetch.above && sync.claims.vouch_for(height, &digest, faulty) {
-            fetch.ask(from);
-        }
-    }
-}
-
-impl Fetch {
-    /// Turns to a peer, where nothing has come yet from the one before. Once for each, or a liar could keep the fetch to himself.
-    fn ask(&mut self, peer: ReplicaId) {
-        let bit = 1 << peer;
-        if self.bytes.is_empty() && self.vouchers & bit == 0 {
-            self.vouchers |= bit;
-            (self.peer, self.tries) = (peer, 0);
+            fetch.turn_to(from);
         }
     }
 }

@@ -4,22 +4,7 @@ use hdrhistogram::Histogram;
 use netio::{udp::UdpCounters, xdp::XdpCounters};
 use relay_dp::turn::{Counters, Drop, Server};
 
-use crate::metrics::CoreMetrics;
-
-/// Longest time in the node that is told from longer ones, ns: ten seconds.
-const MAX_NS: u64 = 10_000_000_000;
-/// Bounds of the histogram in `/metrics`, µs.
-const BUCKETS_US: [(u64, &str); 9] = [
-    (5, "5"),
-    (10, "10"),
-    (20, "20"),
-    (50, "50"),
-    (100, "100"),
-    (200, "200"),
-    (500, "500"),
-    (1_000, "1000"),
-    (10_000, "10000"),
-];
+use crate::{metrics::CoreMetrics, relay::node_time::NodeTime};
 
 /// Why a datagram was lost outside of the protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +24,7 @@ impl Loss {
 }
 
 /// The numbers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct TurnMeters {
     server: Counters,
     allocations: u64,
@@ -50,22 +35,7 @@ pub struct TurnMeters {
     closed: UdpCounters,
     /// What passed the kernel by.
     bypass: XdpCounters,
-    /// Time from the datagram's receipt until it was handed to the kernel, ns.
-    in_node: Histogram<u64>,
-}
-
-impl Default for TurnMeters {
-    fn default() -> TurnMeters {
-        TurnMeters {
-            server: Counters::default(),
-            allocations: 0,
-            losses: [0; Loss::ALL.len()],
-            connections_refused: 0,
-            closed: UdpCounters::default(),
-            bypass: XdpCounters::default(),
-            in_node: Histogram::new_with_bounds(1, MAX_NS, 2).expect("bounds in order"),
-        }
-    }
+    in_node: NodeTime,
 }
 
 impl TurnMeters {
@@ -83,9 +53,7 @@ impl TurnMeters {
     }
 
     pub(super) fn record(&mut self, ns: u64, packets: u64) {
-        if packets > 0 {
-            self.in_node.saturating_record_n(ns.max(1), packets);
-        }
+        self.in_node.record(ns, packets);
     }
 
     pub(super) fn lose(&mut self, loss: Loss, datagrams: usize) {
@@ -119,7 +87,7 @@ impl TurnMeters {
 
     /// Time in the node by packet, ns.
     pub fn in_node(&self) -> &Histogram<u64> {
-        &self.in_node
+        self.in_node.as_hdr()
     }
 
     /// Adds another core's numbers.
@@ -130,7 +98,7 @@ impl TurnMeters {
         self.connections_refused += other.connections_refused;
         self.retire(other.closed);
         self.bypass.merge(&other.bypass);
-        self.in_node.add(&other.in_node).expect("the same bounds");
+        self.in_node.merge(&other.in_node);
     }
 
     /// Adds the numbers to a core's metrics.
@@ -156,13 +124,7 @@ impl TurnMeters {
             let label = ("code", error.reason());
             metrics.labelled_counter("relay_turn_refused_total", label, "Requests refused.", count);
         }
-        let help = "Packets that were in the node for at most so many µs.";
-        for (us, label) in BUCKETS_US {
-            let count = self.in_node.count_between(0, us * 1000);
-            metrics.labelled_counter("relay_turn_node_microseconds_bucket", ("le", label), help, count);
-        }
-        let all = self.in_node.len();
-        metrics.labelled_counter("relay_turn_node_microseconds_bucket", ("le", "+Inf"), help, all);
+        self.in_node.report(metrics, "relay_turn_node_microseconds_bucket");
     }
 
     fn report_bypass(&self, metrics: &mut CoreMetrics) {

@@ -29,26 +29,6 @@ impl V {
         Self(unsafe { _mm512_set1_epi64(x.cast_signed()) })
     }
 
-    /// `x` in all lanes, for whoever has a `V` already.
-    #[inline(always)]
-    fn all(self, x: u64) -> Self {
-        let _ = self;
-        Self::splat(Cpu(()), x)
-    }
-
-    /// The five limbs of `x`, each in all lanes.
-    #[inline(always)]
-    fn broadcast(cpu: Cpu, x: &Element) -> [Self; 5] {
-        let [a, b, c, d, e] = x.0;
-        [
-            Self::splat(cpu, a),
-            Self::splat(cpu, b),
-            Self::splat(cpu, c),
-            Self::splat(cpu, d),
-            Self::splat(cpu, e),
-        ]
-    }
-
     #[inline(always)]
     fn lanes(self) -> [u64; 8] {
         let mut lanes = [0; 8];

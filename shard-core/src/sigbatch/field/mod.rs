@@ -53,6 +53,28 @@ macro_rules! machine {
         #[repr(transparent)]
         pub(in crate::sigbatch) struct V($register);
 
+        impl V {
+            /// `x` in all lanes, for whoever has a `V` already.
+            #[inline(always)]
+            fn all(self, x: u64) -> Self {
+                let _ = self;
+                Self::splat(Cpu(()), x)
+            }
+
+            /// The five limbs of `x`, each in all lanes.
+            #[inline(always)]
+            fn broadcast(cpu: Cpu, x: &Element) -> [Self; 5] {
+                let [a, b, c, d, e] = x.0;
+                [
+                    Self::splat(cpu, a),
+                    Self::splat(cpu, b),
+                    Self::splat(cpu, c),
+                    Self::splat(cpu, d),
+                    Self::splat(cpu, e),
+                ]
+            }
+        }
+
         $(
             impl std::ops::$trait for V {
                 type Output = V;

@@ -1,18 +1,17 @@
-//! The validators: how a process starts, takes its turns, writes its log, and dies.
+//! The validators: how a process takes its turns, writes its log, and dies; `boot` says how it starts.
 
-use std::{collections::HashMap, path::PathBuf, rc::Rc};
+use std::{collections::HashMap, path::PathBuf};
 
 use dag::{Hash, Height, ReplicaId, TableId, Vote, VoteKind, vote::VOTE_SIZE};
 use engine::{
     log::{
-        LogConfig, SECTOR, Write, Writer,
+        LogConfig, SECTOR, Write,
         frame::{GROUP_HEADER, GroupHeader, RECORD_HEADER},
         segment,
     },
-    node::{AGREEMENT, Core, Cross, Effect, Settings, SnapshotJob},
-    recovery::{Agreement, RecoveryError, Sources, recover},
+    node::{AGREEMENT, Core, Cross, Effect, SnapshotJob},
     snapshot::{self, SnapshotId},
-    topology::{Placement, Shard},
+    topology::Shard,
 };
 use futures_lite::future::block_on;
 use netio::AlignedBuf;
@@ -26,11 +25,7 @@ use crate::{
 };
 
 /// Small segments and groups, so that a short history goes through many.
-const LOG: LogConfig = LogConfig { segment_bytes: 2 << 20, group_bytes: (1 << 20) + (256 << 10) };
-/// Longest view-change timeout, ns.
-const VIEW_TIMEOUT_MAX: u64 = 5 * SECOND;
-/// How long the checkers of a block are waited for, ns.
-const CHECK_AFTER: u64 = 50 * MS;
+pub(super) const LOG: LogConfig = LogConfig { segment_bytes: 2 << 20, group_bytes: (1 << 20) + (256 << 10) };
 /// What a turn takes at least, ns.
 const TURN: u64 = 40_000;
 /// A segment that could not be made is tried again after so long, as in `core_loop::log_file`.
@@ -60,15 +55,15 @@ pub struct CoreHost {
     pub core: Core,
     /// When its loop turns again; never where `u64::MAX`.
     pub turn_at: u64,
-    busy_until: u64,
+    pub(super) busy_until: u64,
     /// A segment to ask for, and when.
-    wanted: Option<(u32, u64)>,
-    writing: Option<Write>,
-    side: std::collections::VecDeque<Side>,
+    pub(super) wanted: Option<(u32, u64)>,
+    pub(super) writing: Option<Write>,
+    pub(super) side: std::collections::VecDeque<Side>,
 }
 
 /// A job of the side executor.
-enum Side {
+pub enum Side {
     Prepare(u32),
     Trim(u32),
     Snapshot(SnapshotJob),
@@ -84,7 +79,7 @@ pub struct Host {
     pub disk: SimDisk,
     pub life: u64,
     pub cores: Vec<CoreHost>,
-    boot: u64,
+    pub(super) boot: u64,
     pub clock: Clock,
     /// The process dies after so many effects.
     pub fuse: Option<u32>,
@@ -238,118 +233,6 @@ impl World {
             lanes: self.scenario.lanes,
             signatures: super::rule(&self.scenario),
         }
-    }
-
-    fn settings(&self) -> Settings {
-        Settings {
-            view_timeout: self.scenario.view_timeout * MS,
-            view_timeout_max: VIEW_TIMEOUT_MAX,
-            snapshot_interval: self.scenario.snapshot_interval,
-            retained_segments: self.scenario.retained_segments,
-            history_bytes: self.scenario.history_bytes,
-            batch_target: if self.scenario.eager { 1 } else { Settings::default().batch_target },
-            ..Settings::default()
-        }
-    }
-
-    /// Starts a process from its disk.
-    pub(super) fn on_boot(&mut self, id: HostId, life: u64) {
-        let host = &self.hosts[id];
-        if host.life != life || host.is_up() || host.gone {
-            return;
-        }
-        match self.recover(id) {
-            Ok(cores) => {
-                self.trace.mark(self.now, Kind::Boot, id);
-                self.trace.line(self.now, || format!("host {id} starts"));
-                let host = &mut self.hosts[id];
-                host.cores = cores;
-                for core in &mut host.cores {
-                    for view in core.core.views() {
-                        let seen = (view.replica().committed_height(), view.state().height());
-                        host.seen[usize::from(view.id())] = seen;
-                    }
-                    core.core.start(host.clock.leap);
-                }
-                for other in (0..self.hosts.len()).filter(|&other| other != id) {
-                    self.reconnect(id, other);
-                }
-                if let Some(violation) = self.judge.supply(&self.hosts[id]) {
-                    self.judge.fail(self.now, Invariant::Supply, violation);
-                }
-            }
-            Err(error) => self.on_boot_failed(id, &error),
-        }
-    }
-
-    fn on_boot_failed(&mut self, id: HostId, error: &RecoveryError) {
-        let (now, host) = (self.now, &mut self.hosts[id]);
-        self.trace.line(now, || format!("host {id} does not start: {error}"));
-        if host.disk.is_burnt() || host.disk.is_failing() || matches!(error, RecoveryError::Disk(_)) {
-            // The machine died once more on the way, or its disk can't be read now.
-            host.disk.crash(&mut self.dice.disk);
-            host.life += 1;
-            let life = host.life;
-            self.at(200 * MS, Event::Boot { host: id, life });
-        } else if host.honest {
-            let what = format!("host {id} can't go on from what a crash left: {error}");
-            self.judge.fail(now, Invariant::Recovery, what);
-        } else {
-            host.gone = true;
-            self.judge.refused += 1;
-        }
-    }
-
-    fn recover(&mut self, id: HostId) -> Result<Vec<CoreHost>, RecoveryError> {
-        let (shard, settings) = (self.shard(id), self.settings());
-        let directory = directory();
-        let (now, host) = (self.now, &mut self.hosts[id]);
-        host.boot = now;
-        host.clock.leap = 0;
-        snapshot::remove_leftovers(&host.disk, &directory)?;
-        let mut cores = Vec::new();
-        for core in 0..self.scenario.cores {
-            let placement = Placement { cores: self.scenario.cores, core };
-            let key = Rc::clone(&self.keys[usize::from(host.replica)]);
-            let sources = Sources {
-                disk: host.disk.clone(),
-                directory: &directory,
-                genesis: &self.genesis,
-                log: LOG,
-                log_from: 0,
-                silent: false,
-                agreement: Agreement {
-                    view_timeout: settings.view_timeout,
-                    view_timeout_max: settings.view_timeout_max,
-                    check_all: false,
-                    check_after: CHECK_AFTER,
-                },
-                index_seed: self.dice.host.any(),
-                log_salt: self.dice.host.bytes(),
-                indexed: &|_| Height::MAX,
-            };
-            let recovered = recover(&sources, &shard, placement, &key)?;
-            for note in recovered.notes {
-                self.trace.line(now, || format!("host {id}: {note}"));
-            }
-            let writer = Writer::new(LOG, &recovered.tail);
-            let log = (writer, recovered.end);
-            let seed = self.dice.host.bytes();
-            let mut core =
-                Core::new(shard.clone(), placement, settings.clone(), key, seed, recovered.tables, log);
-            for delivery in recovered.deliveries {
-                core.deliver(delivery, 0);
-            }
-            cores.push(CoreHost {
-                core,
-                turn_at: now,
-                busy_until: now,
-                wanted: None,
-                writing: None,
-                side: std::collections::VecDeque::new(),
-            });
-        }
-        Ok(cores)
     }
 
     /// One turn of a core's loop, as `core_loop` takes it.

@@ -2,6 +2,7 @@
 //!
 //! Everything that happens is an event with a time; what is next is a matter of the seed alone.
 
+mod boot;
 mod clients;
 mod faults;
 mod hosts;

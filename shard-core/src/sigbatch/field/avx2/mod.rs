@@ -40,31 +40,11 @@ impl V {
         Self(unsafe { _mm256_set1_epi64x(x.cast_signed()) })
     }
 
-    /// The five limbs of `x`, each in all lanes.
-    #[inline(always)]
-    fn broadcast(cpu: Cpu, x: &Element) -> [Self; 5] {
-        let [a, b, c, d, e] = x.0;
-        [
-            Self::splat(cpu, a),
-            Self::splat(cpu, b),
-            Self::splat(cpu, c),
-            Self::splat(cpu, d),
-            Self::splat(cpu, e),
-        ]
-    }
-
     #[inline(always)]
     fn new(_: Cpu, x: [u64; 4]) -> Self {
         let [a, b, c, d] = [x[0].cast_signed(), x[1].cast_signed(), x[2].cast_signed(), x[3].cast_signed()];
         // SAFETY: a `Cpu` exists, so the machine has AVX2.
         Self(unsafe { _mm256_setr_epi64x(a, b, c, d) })
-    }
-
-    /// `x` in all four, for whoever has a `V` already.
-    #[inline(always)]
-    fn all(self, x: u64) -> Self {
-        let _ = self;
-        Self::splat(Cpu(()), x)
     }
 
     #[inline(always)]
