@@ -18,6 +18,8 @@
 //! The block's hash is that of the header; the roots fix the body. An inbox reference to block h of table t says: apply
 //! all that the chain of t up to h has for this table and that is not applied yet.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use rkyv::{
     Portable,
@@ -153,9 +155,11 @@ struct Entry {
     id: Hash,
 }
 
-/// A block over the bytes that were received or built. Its format and roots are checked; signatures are not.
+/// A block over the bytes that were received or built. Its format and roots are checked; signatures are not. Clones share it.
 #[derive(Clone)]
-pub struct Block {
+pub struct Block(Arc<Content>);
+
+struct Content {
     bytes: Bytes,
     header: BlockHeader,
     hash: Hash,
@@ -197,7 +201,7 @@ impl Block {
         let count = record.transactions.to_native() as usize;
         let inbox = Self::parse_inbox(&bytes, &header, refs)?;
         let entries = Self::parse_transactions(&bytes, &header, HEADER_SIZE + refs * INBOX_REF_SIZE, count)?;
-        Ok(Block { bytes, header, hash, inbox, entries })
+        Ok(Block(Arc::new(Content { bytes, header, hash, inbox, entries })))
     }
 
     fn parse_inbox(bytes: &Bytes, header: &BlockHeader, count: usize) -> Result<Vec<InboxRef>, BlockError> {
@@ -255,64 +259,64 @@ impl Block {
 
     /// The whole block as received.
     pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+        &self.0.bytes
     }
 
     /// The fixed first part.
     pub fn header(&self) -> &BlockHeader {
-        &self.header
+        &self.0.header
     }
 
     /// The block's name.
     pub fn hash(&self) -> Hash {
-        self.hash
+        self.0.hash
     }
 
     /// Position in the table's chain.
     pub fn height(&self) -> Height {
-        self.header.height
+        self.0.header.height
     }
 
     /// The receipts that it applies, by ascending table.
     pub fn inbox(&self) -> &[InboxRef] {
-        &self.inbox
+        &self.0.inbox
     }
 
     /// Number of transactions.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.0.entries.len()
     }
 
     /// Whether it has no transactions.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.0.entries.is_empty()
     }
 
     /// Transaction `index`, in place.
     pub fn transaction(&self, index: usize) -> Transaction<'_> {
-        let entry = &self.entries[index];
+        let entry = &self.0.entries[index];
         let start = entry.offset as usize;
-        let bytes = &self.bytes[start..start + usize::from(entry.size)];
+        let bytes = &self.0.bytes[start..start + usize::from(entry.size)];
         Transaction::parse(bytes).expect("checked when the block was read")
     }
 
     /// The bytes of transaction `index`, shared with the block.
     pub fn transaction_bytes(&self, index: usize) -> Bytes {
-        let entry = &self.entries[index];
+        let entry = &self.0.entries[index];
         let start = entry.offset as usize;
-        self.bytes.slice(start..start + usize::from(entry.size))
+        self.0.bytes.slice(start..start + usize::from(entry.size))
     }
 
     /// Id of transaction `index`.
     pub fn id(&self, index: usize) -> Hash {
-        self.entries[index].id
+        self.0.entries[index].id
     }
 }
 
 impl std::fmt::Debug for Block {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (table, height) = (self.header.table, self.header.height);
-        write!(f, "Block({table}/{height} {:?}, {} transactions)", self.hash, self.entries.len())
+        let (table, height) = (self.0.header.table, self.0.header.height);
+        write!(f, "Block({table}/{height} {:?}, {} transactions)", self.0.hash, self.0.entries.len())
     }
 }
 
@@ -400,7 +404,8 @@ impl BlockBuilder {
         for entry in &mut self.entries {
             entry.offset += start;
         }
-        Block { bytes: bytes.into(), header, hash, inbox: self.inbox, entries: self.entries }
+        let (bytes, inbox, entries) = (bytes.into(), self.inbox, self.entries);
+        Block(Arc::new(Content { bytes, header, hash, inbox, entries }))
     }
 }
 

@@ -243,7 +243,7 @@ impl Replica {
         if !self.checkpoints.accused.contains(&replica) {
             self.checkpoints.accused.push(replica);
             self.counters.faulty += 1;
-            self.emit(Output::Evidence(evidence));
+            self.emit(Output::Evidence(Box::new(evidence)));
         }
     }
 

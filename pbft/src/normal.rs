@@ -305,7 +305,7 @@ impl Replica {
             Added::Known => {}
             Added::Conflict(evidence) => {
                 self.counters.faulty += 1;
-                self.emit(Output::Evidence(*evidence));
+                self.emit(Output::Evidence(evidence));
             }
             Added::Counted => {
                 self.moved = true;

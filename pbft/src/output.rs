@@ -85,7 +85,7 @@ pub enum Output {
         active: bool,
     },
     /// Proof that a validator signed two conflicting votes.
-    Evidence(Evidence),
+    Evidence(Box<Evidence>),
     /// This replica's state or past contradicts a quorum's. The host must stop: going on would only spread
     /// it.
     Diverged(Divergence),

@@ -22,10 +22,6 @@ use crate::{message, new_view::NewView, view_change::ViewChange};
 
 /// One fact that must survive a restart.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one, a proposal, is the frequent one; boxing it would allocate"
-)]
 pub enum Record {
     /// A block that this replica is about to vote for, or that is committed.
     Proposal {

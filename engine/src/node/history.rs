@@ -1,6 +1,7 @@
 //! Committed blocks that are kept at hand, for peers that are a little behind and for queries.
 //!
-//! Bounded in bytes; who needs older blocks gets a snapshot instead.
+//! Bounded in bytes; who needs older blocks gets a snapshot instead. That ends at the stable checkpoint, so blocks above it stay
+//! whatever their bytes, of which the agreement's watermark keeps them few: who lacks them gets them nowhere else.
 
 use std::collections::VecDeque;
 
@@ -28,13 +29,14 @@ pub struct History {
 }
 
 impl History {
-    /// Keeps blocks of at most `max_bytes` together, and always the newest one.
+    /// Keeps blocks of at most `max_bytes` together, and always the newest one and those above the stable checkpoint.
     pub fn new(max_bytes: usize) -> History {
         History { blocks: VecDeque::new(), bytes: 0, max_bytes, next: 0 }
     }
 
-    /// Adds the next block. A gap, as after a state transfer, forgets all that lies before it.
-    pub fn push(&mut self, block: Block, certificate: Certificate) {
+    /// Adds the next block. A gap, as after a state transfer, forgets all that lies before it. `stable` is the height of the
+    /// stable checkpoint.
+    pub fn push(&mut self, block: Block, certificate: Certificate, stable: Height) {
         if self.blocks.back().is_some_and(|last| last.block.height() + 1 != block.height()) {
             self.blocks.clear();
             self.bytes = 0;
@@ -44,7 +46,8 @@ impl History {
         }
         self.bytes += block.bytes().len();
         self.blocks.push_back(Committed { block, certificate, codes: None });
-        while self.bytes > self.max_bytes && self.blocks.len() > 1 {
+        while self.bytes > self.max_bytes && self.blocks.len() > 1 && self.blocks[0].block.height() <= stable
+        {
             let oldest = self.blocks.pop_front().expect("there are two");
             self.bytes -= oldest.block.bytes().len();
         }
@@ -118,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    fn push(history: &mut History, height: Height) {
+    fn push(history: &mut History, height: Height, stable: Height) {
         let block = BlockBuilder::new().seal(BlockHeader {
             chain: 1,
             epoch: 0,
@@ -135,7 +138,7 @@ mod tests {
         });
         let vote =
             Vote { kind: VoteKind::Commit, table: 0, height, view: 0, digest: block.hash(), checked: false };
-        history.push(block, Certificate { vote, proofs: Vec::new() });
+        history.push(block, Certificate { vote, proofs: Vec::new() }, stable);
     }
 
     /// Takes all that there is: the heights, and how many were missed.
@@ -151,7 +154,7 @@ mod tests {
     fn each_executed_block_is_handed_out_once() {
         let mut history = History::new(1 << 20);
         assert_eq!(take(&mut history, 9), (vec![], 0));
-        (5..=8).for_each(|height| push(&mut history, height));
+        (5..=8).for_each(|height| push(&mut history, height, height));
         assert_eq!(take(&mut history, 4), (vec![], 0), "committed is not executed");
         (5..=6).for_each(|height| history.executed(height, Vec::new()));
         assert_eq!(take(&mut history, 6), (vec![5, 6], 0));
@@ -164,15 +167,25 @@ mod tests {
     fn what_nobody_took_in_time_is_missed() {
         let mut history = History::new(1);
         (1..=5).for_each(|height| {
-            push(&mut history, height);
+            push(&mut history, height, height);
             history.executed(height, Vec::new());
         });
         assert_eq!(take(&mut history, 5), (vec![5], 4));
         // A fetched state: 6 was committed and not executed here, 7 to 9 never came.
-        push(&mut history, 6);
+        push(&mut history, 6, 6);
         assert_eq!(take(&mut history, 9), (vec![], 1));
-        push(&mut history, 10);
+        push(&mut history, 10, 10);
         history.executed(10, Vec::new());
         assert_eq!(take(&mut history, 10), (vec![10], 3));
+    }
+
+    #[test]
+    fn what_no_stable_checkpoint_covers_stays() {
+        let mut history = History::new(1);
+        (1..=4).for_each(|height| push(&mut history, height, 2));
+        assert_eq!(history.range(3, 4, 1 << 20).len(), 2);
+        assert!(history.at(2).is_none());
+        push(&mut history, 5, 4);
+        assert!(history.at(4).is_none() && history.at(5).is_some());
     }
 }

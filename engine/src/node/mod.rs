@@ -66,7 +66,7 @@ pub struct Settings {
     pub view_timeout: u64,
     /// Longest view-change timeout, ns.
     pub view_timeout_max: u64,
-    /// Bytes of committed blocks kept in memory, for each table.
+    /// Bytes of committed blocks kept in memory, for each table; those above the stable checkpoint are kept at any rate.
     pub history_bytes: usize,
     /// Log bytes of a table between two of its snapshots.
     pub snapshot_interval: u64,

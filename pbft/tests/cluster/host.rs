@@ -147,7 +147,7 @@ impl Host {
                 Output::Serve { to, from_height, to_height } => self.serve(to, from_height, to_height),
                 Output::Behind { height, stable } => self.news.push(News::Behind(height, stable)),
                 Output::View { .. } => {}
-                Output::Evidence(evidence) => self.news.push(News::Evidence(Box::new(evidence))),
+                Output::Evidence(evidence) => self.news.push(News::Evidence(evidence)),
                 Output::Diverged(divergence) => panic!("replica {}: {divergence}", self.me),
             }
         }
