@@ -398,4 +398,40 @@ mod tests {
             }
         }
     }
+
+    /// A challenge is a hash, so no honest signature has a special one. R made to fit gives any challenge a signature.
+    #[test]
+    fn the_equation_holds_for_every_challenge_and_no_other_point() {
+        use curve25519_dalek::{EdwardsPoint, constants::EIGHT_TORSION};
+        let mut source = Source::new(72);
+        let near = |power: i128| (-2..=2).map(move |off| signed(power) + signed(off));
+        let mut scalars: Vec<Scalar> = near(0).chain(near(1 << 126)).chain(near(i128::MAX)).collect();
+        scalars.extend(near(1 << 126).map(|scalar| scalar * signed(4)));
+        scalars.extend((0..8).map(|_| Scalar::from_bytes_mod_order_wide(&source.bytes())));
+        for backend in Backend::available() {
+            let base = Equation::new(backend, 1, &[0; 32]);
+            let mut singles = Singles::new(backend, base.basepoint());
+            let key = EdwardsPoint::mul_base(&Scalar::from_bytes_mod_order_wide(&source.bytes()));
+            let niels = |point: EdwardsPoint| {
+                decompress(backend, &[point.compress().0])[0].expect("a compressed point")
+            };
+            for (k, s) in scalars.iter().flat_map(|k| scalars.iter().map(move |s| (*k, *s))) {
+                let r = EdwardsPoint::mul_base(&s) - k * key;
+                let others = [r + EIGHT_TORSION[1], r + EdwardsPoint::mul_base(&Scalar::ONE), -r];
+                let cases = [(r, true), (others[0], true), (others[1], false), (others[2], r == -r)];
+                for some in cases.chunks(backend.lanes()) {
+                    singles.clear();
+                    some.iter().for_each(|(r, _)| singles.push(Single { a: niels(key), r: niels(*r), k, s }));
+                    let verdicts = loop {
+                        if let Some(verdicts) = singles.step() {
+                            break verdicts;
+                        }
+                    };
+                    for ((r, expected), verdict) in some.iter().zip(verdicts) {
+                        assert_eq!(verdict, *expected, "{backend:?} {k:?} {s:?} {r:?}");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -61,6 +61,14 @@ pub enum DevnetError {
     /// All candidate ports are taken.
     #[error("no {0} free ports in a row on 127.0.0.1: stop other networks, or use fewer validators or lanes")]
     Ports(u32),
+    /// More core loops than lanes to give them.
+    #[error("{cores} core loops can't share {lanes} lanes: use at most --cores {lanes}, or --lanes {cores}")]
+    Lanes {
+        /// Core loops of a validator.
+        cores: u16,
+        /// Lanes of the network.
+        lanes: u16,
+    },
     /// The sizes don't fit together.
     #[error(transparent)]
     Genesis(#[from] GenesisError),
@@ -118,9 +126,13 @@ impl From<DevnetError> for Failure {
             E::Interrupted => Failure::Interrupted,
             E::NotReady { .. } => Failure::TimedOut(error.to_string()),
             E::Died { .. } | E::Io { .. } | E::Ports(_) => Failure::failed(error),
-            E::Foreign(_) | E::Nothing(_) | E::Running(_) | E::Genesis(_) | E::Key(_) | E::Relay(_) => {
-                Failure::usage(error)
-            }
+            E::Foreign(_)
+            | E::Nothing(_)
+            | E::Running(_)
+            | E::Lanes { .. }
+            | E::Genesis(_)
+            | E::Key(_)
+            | E::Relay(_) => Failure::usage(error),
         }
     }
 }
@@ -147,6 +159,10 @@ impl Devnet {
         sizes: Sizes,
         relay: Option<&Path>,
     ) -> Result<Devnet, DevnetError> {
+        let Sizes { cores, lanes, .. } = sizes;
+        if cores > lanes {
+            return Err(DevnetError::Lanes { cores, lanes });
+        }
         let layout = Layout::new(folder)?;
         let lock = layout.lock()?;
         layout.clear()?;
