@@ -22,6 +22,10 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Bytes of blocks that end a pause early.
 const BATCH: usize = 8 << 20;
 
+/// Priority of the thread beside the cores' loops («nice»), where they share a processor: a third of the weight of one of them. A
+/// second's blocks are much work at once, and nobody waits for it; less would leave the index behind where the loops are busy.
+const NICE: i32 = 5;
+
 /// Where the index is, and how much it keeps.
 #[derive(Clone, Debug)]
 pub struct IndexConfig {
@@ -89,6 +93,8 @@ struct Writer {
 
 impl Writer {
     fn run(mut self) {
+        // On Linux this is the calling thread's. To yield is always allowed; where it is not, the index only comes earlier.
+        let _ = rustix::process::setpriority_process(None, NICE);
         loop {
             let last = self.rings.iter().all(rtrb::Consumer::is_abandoned);
             self.gather();

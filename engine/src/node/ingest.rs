@@ -193,7 +193,7 @@ impl Core {
 
     /// One slice of signatures.
     pub(super) fn verify(&mut self, now: u64) -> bool {
-        let more = self.verifier.step(&mut self.verdicts);
+        let more = self.verifier.step(now, &mut self.verdicts);
         let mut verdicts = std::mem::take(&mut self.verdicts);
         for (subject, valid) in verdicts.drain(..) {
             match subject {

@@ -329,7 +329,8 @@ impl Core {
 
     /// When the stages have to be called again, if nothing arrives before.
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.tables.iter().filter_map(|table| table.poll_timeout()).min()
+        let tables = self.tables.iter().filter_map(|table| table.poll_timeout());
+        tables.chain(self.verifier.poll_timeout()).min()
     }
 
     /// The journal's writer, for the loop that moves its bytes.

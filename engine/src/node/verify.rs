@@ -3,6 +3,10 @@
 //!
 //! Votes have batches of their own, so none waits for the end of a large batch of transactions. Among transactions those
 //! of proposals come first: many wait for each of them, and a flood of clients must not slow agreement.
+//!
+//! A signature alone costs ten times its share of a batch of 64. So where company is to be expected within [`HOLD`], a batch
+//! begins only when it is worth it or its first signature has waited so long; and votes go along with a small one. Where little
+//! comes nothing waits.
 
 use std::collections::VecDeque;
 
@@ -26,6 +30,16 @@ pub const MAX_URGENT: usize = 128 * 1024;
 /// Public keys kept decompressed, per core (about 290 bytes each).
 const CACHED_KEYS: usize = 128 * 1024;
 
+/// How long a client's signature waits for company, ns.
+const HOLD: u64 = 1_000_000;
+/// The same for those of proposals and votes, for which many wait.
+const HOLD_URGENT: u64 = 400_000;
+/// So many are company enough: a few rows of lanes.
+const ENOUGH: usize = 64;
+const ENOUGH_URGENT: usize = 16;
+/// Votes don't go along with more transactions than this: they would wait too long for the end.
+const SMALL: usize = 128;
+
 /// A signature and what hangs on it.
 struct Waiting<S> {
     key: [u8; 32],
@@ -39,7 +53,37 @@ struct Job<S> {
     batch: Batch,
     urgent: VecDeque<Waiting<S>>,
     queue: VecDeque<Waiting<S>>,
+    /// Since when the first of them waits.
+    since: Option<u64>,
     subjects: Slab<S>,
+}
+
+/// How many signatures come: those of the last whole window.
+#[derive(Default)]
+struct Rate {
+    window: u64,
+    last: usize,
+    now: usize,
+}
+
+impl Rate {
+    /// Length of a window, ns.
+    const WINDOW: u64 = 8 * HOLD;
+    /// Fewer than this within [`HOLD`] are no company to wait for.
+    const COMPANY: usize = 4;
+
+    fn note(&mut self, arrived: usize, now: u64) {
+        let window = now / Self::WINDOW;
+        if window != self.window {
+            self.last = if window == self.window + 1 { self.now } else { 0 };
+            (self.window, self.now) = (window, 0);
+        }
+        self.now += arrived;
+    }
+
+    fn promises_company(&self) -> bool {
+        self.last >= Self::COMPANY * 8
+    }
 }
 
 /// The batch verifier with its queues. `S` says what a verdict is about.
@@ -48,6 +92,9 @@ pub struct Verifier<S> {
     votes: Job<S>,
     transactions: Job<S>,
     budget: usize,
+    rate: Rate,
+    /// Signatures that came since the last step.
+    arrived: usize,
 }
 
 impl<S> Job<S> {
@@ -56,6 +103,7 @@ impl<S> Job<S> {
             batch: Batch::new(capacity, seed, keys),
             urgent: VecDeque::new(),
             queue: VecDeque::with_capacity(MAX_WAITING.min(2 * capacity)),
+            since: None,
             subjects: Slab::with_capacity(2 * capacity),
         }
     }
@@ -68,13 +116,27 @@ impl<S> Job<S> {
         self.waiting() + self.batch.len()
     }
 
+    /// When the next batch begins at the latest, where something waits for one.
+    fn due_at(&self) -> Option<u64> {
+        let hold = if self.urgent.is_empty() { HOLD } else { HOLD_URGENT };
+        self.since.filter(|_| !self.batch.is_running()).map(|since| since + hold)
+    }
+
+    /// Whether the next batch may begin.
+    fn is_due(&self, patient: bool, now: u64) -> bool {
+        let enough = self.urgent.len() >= ENOUGH_URGENT || self.waiting() >= ENOUGH;
+        self.due_at().is_some_and(|at| !patient || enough || at <= now)
+    }
+
     fn next(&mut self) -> Option<Waiting<S>> {
         self.urgent.pop_front().or_else(|| self.queue.pop_front())
     }
 
-    /// Does at most `budget` units of work, but at least one piece if there is any. Returns the units that it took.
+    /// Does at most `budget` units of work, but at least one piece if there is any: of the batch that is in work, or of a new one.
+    /// Returns the units that it took.
     fn step(&mut self, budget: usize, verdicts: &mut Vec<(S, bool)>) -> usize {
         if !self.batch.is_running() {
+            self.since = None;
             while self.batch.len() < self.batch.capacity() {
                 let Some(next) = self.next() else { break };
                 let token = self.subjects.insert(next.subject) as u64;
@@ -114,22 +176,27 @@ impl<S> Verifier<S> {
             votes: Job::new(VOTES, other, dag::committee::MAX_VALIDATORS),
             transactions: Job::new(BATCH, seed, CACHED_KEYS),
             budget,
+            rate: Rate::default(),
+            arrived: 0,
         }
     }
 
     /// Adds a transaction's signature.
     pub fn push(&mut self, key: &[u8; 32], message: Hash, signature: &Signature, subject: S) {
+        self.arrived += 1;
         self.transactions.queue.push_back(Waiting { key: *key, message, signature: *signature, subject });
     }
 
     /// Adds the signature of a proposal's transaction, which clients must never hold up.
     pub fn push_urgent(&mut self, key: &[u8; 32], message: Hash, signature: &Signature, subject: S) {
+        self.arrived += 1;
         self.transactions.urgent.push_back(Waiting { key: *key, message, signature: *signature, subject });
     }
 
     /// Adds the signature of votes, which nothing must hold up.
     pub fn push_votes(&mut self, key: &[u8; 32], message: Hash, signature: &Signature, subject: S) {
-        self.votes.queue.push_back(Waiting { key: *key, message, signature: *signature, subject });
+        self.arrived += 1;
+        self.votes.urgent.push_back(Waiting { key: *key, message, signature: *signature, subject });
     }
 
     /// Signatures that wait or are in work.
@@ -152,17 +219,48 @@ impl<S> Verifier<S> {
         self.urgent() >= MAX_URGENT
     }
 
-    /// Does one slice of work, of votes first, and appends what is decided. Returns whether there is more to do.
-    pub fn step(&mut self, verdicts: &mut Vec<(S, bool)>) -> bool {
-        let mut budget = self.budget;
+    /// When something begins that waits for company now.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        [&self.votes, &self.transactions].into_iter().filter_map(Job::due_at).min()
+    }
+
+    /// Does one slice of work, of votes first, and appends what is decided. Returns whether there is more to do at once; what waits for
+    /// company is due at [`poll_timeout`](Self::poll_timeout).
+    pub fn step(&mut self, now: u64, verdicts: &mut Vec<(S, bool)>) -> bool {
+        self.rate.note(std::mem::take(&mut self.arrived), now);
+        if self.rule != Signatures::Ed25519 {
+            self.votes.step_singly(self.rule.verify(), verdicts);
+            self.transactions.step_singly(self.rule.verify(), verdicts);
+            return self.len() > 0;
+        }
+        let patient = self.rate.promises_company();
         for job in [&mut self.votes, &mut self.transactions] {
-            if self.rule == Signatures::Ed25519 {
-                budget = budget.saturating_sub(job.step(budget, verdicts));
-            } else {
-                job.step_singly(self.rule.verify(), verdicts);
+            if job.waiting() > 0 {
+                job.since.get_or_insert(now);
             }
         }
-        self.len() > 0
+        self.take_votes_along(patient, now);
+        let mut budget = self.budget;
+        let mut more = false;
+        for job in [&mut self.votes, &mut self.transactions] {
+            if job.batch.is_running() || job.is_due(patient, now) {
+                budget = budget.saturating_sub(job.step(budget, verdicts));
+                more |= job.len() > 0;
+            }
+        }
+        more
+    }
+
+    /// Where one of the jobs begins, the other's signatures are company, if they are few.
+    fn take_votes_along(&mut self, patient: bool, now: u64) {
+        let (votes, transactions) = (&mut self.votes, &mut self.transactions);
+        let idle = !votes.batch.is_running() && !transactions.batch.is_running();
+        let few = votes.waiting() + transactions.waiting() <= SMALL;
+        let both = votes.waiting() > 0 && transactions.waiting() > 0;
+        if idle && few && both && (votes.is_due(patient, now) || transactions.is_due(patient, now)) {
+            votes.urgent.drain(..).rev().for_each(|vote| transactions.urgent.push_front(vote));
+            transactions.since = transactions.since.min(votes.since.take());
+        }
     }
 }
 
@@ -187,11 +285,60 @@ mod tests {
             }
         }
         let mut verdicts = Vec::new();
-        while verifier.step(&mut verdicts) {}
+        while verifier.step(0, &mut verdicts) {}
         assert_eq!(verdicts.len(), 1500);
         // Of the first batch: 500 of the 1,500 are urgent.
         let urgent = verdicts[..BATCH].iter().filter(|(i, _)| i % 3 == 0).count();
         assert_eq!(urgent, 500, "the urgent ones come first");
         assert!(verdicts.iter().all(|&(i, valid)| valid == (i % 100 != 7)));
+    }
+
+    /// A verifier, and a way to give it one good signature.
+    fn with_key() -> (Verifier<u32>, impl Fn(&mut Verifier<u32>, u32, bool)) {
+        let key = KeyPair::from_seed(&[3; 32]);
+        let push = move |verifier: &mut Verifier<u32>, i: u32, vote: bool| {
+            let message = dag::hash::Domain::VOTE.hash(&i.to_le_bytes());
+            let signature = key.sign(&message);
+            match vote {
+                true => verifier.push_votes(&key.public(), message, &signature, i),
+                false => verifier.push(&key.public(), message, &signature, i),
+            }
+        };
+        (Verifier::new(Signatures::Ed25519, [1; 32], 1 << 20), push)
+    }
+
+    #[test]
+    fn what_comes_seldom_does_not_wait() {
+        let (mut verifier, push) = with_key();
+        for i in 0..100u32 {
+            let now = u64::from(i) * 2_000_000;
+            push(&mut verifier, i, i % 2 == 0);
+            let mut verdicts = Vec::new();
+            while verifier.step(now, &mut verdicts) {}
+            assert_eq!((verdicts, verifier.poll_timeout()), (vec![(i, true)], None));
+        }
+    }
+
+    #[test]
+    fn where_much_comes_a_batch_waits_for_company_but_not_long() {
+        let (mut verifier, push) = with_key();
+        let mut verdicts = Vec::new();
+        (0..64).for_each(|i| push(&mut verifier, i, false));
+        while verifier.step(0, &mut verdicts) {}
+        // The next window knows how many came in that one.
+        let now = Rate::WINDOW;
+        push(&mut verifier, 100, false);
+        assert!(!verifier.step(now, &mut verdicts) && verdicts.len() == 64);
+        assert_eq!(verifier.poll_timeout(), Some(now + HOLD));
+        // A vote waits for less, and the transaction goes along.
+        push(&mut verifier, 101, true);
+        assert!(!verifier.step(now + 10, &mut verdicts) && verdicts.len() == 64);
+        assert_eq!(verifier.poll_timeout(), Some(now + 10 + HOLD_URGENT));
+        while verifier.step(now + 10 + HOLD_URGENT, &mut verdicts) {}
+        assert_eq!((&verdicts[64..], verifier.poll_timeout()), (&[(101, true), (100, true)][..], None));
+        // Enough is enough.
+        (0..ENOUGH).for_each(|_| push(&mut verifier, 102, false));
+        while verifier.step(now + 20 + HOLD_URGENT, &mut verdicts) {}
+        assert_eq!((verdicts.len(), verifier.len()), (66 + ENOUGH, 0));
     }
 }
