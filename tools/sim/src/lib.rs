@@ -5,6 +5,7 @@
 //! | [`scenario`] | what a seed means, and the atlas of faults |
 //! | [`fault`] | the faults and their times |
 //! | [`world`] | the simulated network: hosts, wires, clients, and the judge of the invariants |
+//! | [`model`] | the model ledger and its invariants, and accounts of clients: for simulated and real networks |
 //! | [`disk`] | a disk that can be torn, filled, broken and damaged |
 //! | [`byzantine`] | what a liar makes of honest frames |
 //! | [`coverage`] | which faults have struck in which states |
@@ -17,7 +18,8 @@ pub mod byzantine;
 pub mod coverage;
 pub mod disk;
 pub mod fault;
-mod random;
+pub mod model;
+pub mod random;
 mod run;
 pub mod scenario;
 pub mod search;

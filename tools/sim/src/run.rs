@@ -11,9 +11,10 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
     coverage::Coverage,
+    model::{Invariant, Violation},
     scenario::Scenario,
     trace::Line,
-    world::{Invariant, Violation, World},
+    world::World,
 };
 
 /// What came of a seed.

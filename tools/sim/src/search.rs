@@ -16,9 +16,9 @@ use crate::{
     Outcome,
     coverage::Coverage,
     fault::Episode,
+    model::Violation,
     run,
     scenario::{Atlas, Scenario},
-    world::Violation,
 };
 
 /// Which seeds are run, and how.
@@ -165,7 +165,7 @@ pub fn run_seed(plan: &Plan, seed: u64) -> Outcome {
         first.events += second.events;
         if (first.trace, first.root) != (second.trace, second.root) {
             first.violation = Some(Violation {
-                invariant: crate::world::Invariant::Deterministic,
+                invariant: crate::model::Invariant::Deterministic,
                 at: 0,
                 what: format!("two runs of one seed differ: {} and {}", first.trace, second.trace),
             });

@@ -1,6 +1,6 @@
 //! A failing plan made small: what is left is what it takes.
 
-use crate::{run, scenario::Scenario, world::Invariant};
+use crate::{model::Invariant, run, scenario::Scenario};
 
 /// Runs until a plan counts as small.
 const RUNS: usize = 200;

@@ -58,7 +58,7 @@ impl World {
                     self.reconnect(id, other);
                 }
                 if let Some(violation) = self.judge.supply(&self.hosts[id]) {
-                    self.judge.fail(self.now, Invariant::Supply, violation);
+                    self.judge.ledger.fail(self.now, Invariant::Supply, violation);
                 }
             }
             Err(error) => self.on_boot_failed(id, &error),
@@ -76,7 +76,7 @@ impl World {
             self.at(200 * MS, Event::Boot { host: id, life });
         } else if host.honest {
             let what = format!("host {id} can't go on from what a crash left: {error}");
-            self.judge.fail(now, Invariant::Recovery, what);
+            self.judge.ledger.fail(now, Invariant::Recovery, what);
         } else {
             host.gone = true;
             self.judge.refused += 1;

@@ -5,40 +5,26 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use dag::{
-    Address, Hash, Transaction,
+    Address, Hash,
     client::{self, Code, Response},
-    keys::KeyPair,
     transaction::{self, Payee, Terms},
 };
 use engine::node::clients::{ClientId, Flow};
 use netio::FrameReader;
 
-use super::{Event, Invariant, MS, World, key};
-use crate::{fault::HostId, random::Random, scenario::Scenario, trace::Kind};
+use super::{Event, MS, World, key};
+use crate::{
+    fault::HostId,
+    model::{Account, Heard, Invariant, Wanted, hear},
+    random::Random,
+    scenario::Scenario,
+    trace::Kind,
+};
 
-/// Transactions of an account that wait at once.
-const OUTSTANDING: usize = 3;
 /// An answer that takes so long is asked of another validator, ns.
 const PATIENCE: u64 = 1_500 * MS;
 /// Tags from here on are of records that can't be committed.
 const HOSTILE: u64 = 1 << 40;
-
-/// A transaction that a client wants to be committed.
-struct Wanted {
-    record: Vec<u8>,
-    id: Hash,
-    tag: u64,
-    sent: u64,
-}
-
-struct Account {
-    key: KeyPair,
-    address: Address,
-    /// The last sequence that was used.
-    sequence: u64,
-    /// By ascending sequence.
-    outstanding: VecDeque<Wanted>,
-}
 
 /// A connection to a validator.
 struct Session {
@@ -62,10 +48,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(_: usize, scenario: &Scenario, secrets: &mut Random) -> Client {
-        let account = |_| {
-            let key = key(scenario.real_signatures, &secrets.bytes());
-            Account { address: key.address(), key, sequence: 0, outstanding: VecDeque::new() }
-        };
+        let account = |_| Account::new(key(scenario.real_signatures, &secrets.bytes()));
         Client {
             accounts: (0..scenario.accounts).map(account).collect(),
             session: None,
@@ -76,17 +59,20 @@ impl Client {
     }
 
     pub fn addresses(&self) -> impl Iterator<Item = Address> {
-        self.accounts.iter().map(|account| account.address)
+        self.accounts.iter().map(Account::address)
     }
 
     /// Whether it has heard of everything that it wanted.
     pub fn is_content(&self) -> bool {
-        self.accounts.iter().all(|account| account.outstanding.is_empty())
+        self.accounts.iter().all(|account| account.outstanding().is_empty())
     }
 
     /// What it waits for, for a report.
     pub fn waits_for(&self) -> Vec<Hash> {
-        self.accounts.iter().flat_map(|account| account.outstanding.iter().map(|wanted| wanted.id)).collect()
+        self.accounts
+            .iter()
+            .flat_map(|account| account.outstanding().iter().map(|wanted| wanted.id))
+            .collect()
     }
 }
 
@@ -112,7 +98,7 @@ impl World {
             0 => self.be_hostile(number),
             1 | 2 => {
                 let account = dice.index(self.clients[number].accounts.len());
-                let address = self.clients[number].accounts[account].address;
+                let address = self.clients[number].accounts[account].address();
                 let mut out = Vec::new();
                 client::encode_account(account as u64, &address, &mut out);
                 self.submit_frame(number, &out);
@@ -127,7 +113,7 @@ impl World {
         let client = &mut self.clients[number];
         let Some(session) = &client.session else { return };
         let waits = |wanted: &Wanted| now > wanted.sent + PATIENCE;
-        let impatient = client.accounts.iter().flat_map(|account| &account.outstanding).any(waits);
+        let impatient = client.accounts.iter().flat_map(Account::outstanding).any(waits);
         let host = &mut self.hosts[session.host];
         let dead = host.life != session.life || !host.is_up();
         if dead || impatient {
@@ -157,7 +143,7 @@ impl World {
         // Whatever is not answered is submitted again: the same records.
         let now = self.now;
         let mut frames = Vec::new();
-        for wanted in client.accounts.iter_mut().flat_map(|account| &mut account.outstanding) {
+        for wanted in client.accounts.iter_mut().flat_map(Account::outstanding_mut) {
             wanted.sent = now;
             let mut out = Vec::new();
             client::encode_submit(wanted.tag, std::iter::once(&wanted.record[..]), &mut out);
@@ -170,36 +156,15 @@ impl World {
     /// Submits one or a few transactions more.
     fn want_more(&mut self, number: usize) {
         let all: Vec<Address> = self.clients.iter().flat_map(Client::addresses).collect();
-        let terms = (self.chain(), self.now);
+        let (chain, now) = (self.chain(), self.now);
         let (client, dice) = (&mut self.clients[number], &mut self.dice.client);
         let index = dice.index(client.accounts.len());
         let account = &mut client.accounts[index];
         let (first_tag, mut records) = (client.next_tag, Vec::new());
         for _ in 0..dice.between(1, 2) {
-            if account.outstanding.len() >= OUTSTANDING {
-                break;
-            }
-            account.sequence += 1;
-            let count = if dice.percent(15) { dice.between(2, 6) } else { 1 };
-            let payees: Vec<Payee> = (0..count)
-                .map(|_| {
-                    let known = all[dice.index(all.len())];
-                    let strange = dice.percent(10) || known == account.address;
-                    let to = if strange { Address(dice.bytes()) } else { known };
-                    Payee { to, amount: dice.between(1, 1_000) }
-                })
-                .collect();
-            let terms = Terms { chain: terms.0, epoch: 0, sequence: account.sequence, fee: dice.below(3) };
-            let record = transaction::sign(&account.key, &terms, &payees).expect("a well-formed transaction");
-            let id = Transaction::parse(&record).expect("just made").id();
-            account.outstanding.push_back(Wanted {
-                record: record.clone(),
-                id,
-                tag: client.next_tag,
-                sent: self.now,
-            });
+            let Some(wanted) = account.want(dice, &all, chain, client.next_tag, now) else { break };
+            records.push(wanted.record.clone());
             client.next_tag += 1;
-            records.push(record);
         }
         if !records.is_empty() {
             let mut out = Vec::new();
@@ -215,7 +180,7 @@ impl World {
         let account = &client.accounts[dice.index(client.accounts.len())];
         let mut out = Vec::new();
         let payees = [Payee { to: Address(dice.bytes()), amount: 1 }];
-        let terms = Terms { chain, epoch: 0, sequence: account.sequence + 1, fee: 0 };
+        let terms = Terms { chain, epoch: 0, sequence: account.sequence() + 1, fee: 0 };
         match dice.below(4) {
             0 => {
                 // Garbage: the connection is closed.
@@ -225,14 +190,14 @@ impl World {
                 out[4] = 3 + out[4] % 200;
             }
             1 => {
-                let mut record = transaction::sign(&account.key, &terms, &payees).expect("well formed");
+                let mut record = transaction::sign(account.key(), &terms, &payees).expect("well formed");
                 let last = record.len() - 1;
                 record[last - dice.index(32)] ^= 1;
                 client::encode_submit(HOSTILE + client.next_tag, std::iter::once(&record[..]), &mut out);
             }
             2 => {
                 let terms = Terms { chain: chain ^ 1, ..terms };
-                let record = transaction::sign(&account.key, &terms, &payees).expect("well formed");
+                let record = transaction::sign(account.key(), &terms, &payees).expect("well formed");
                 client::encode_submit(HOSTILE + client.next_tag, std::iter::once(&record[..]), &mut out);
             }
             _ => {
@@ -322,9 +287,9 @@ impl World {
                 }
                 Response::Account { tag, state } => {
                     let Ok(account) = usize::try_from(tag) else { continue };
-                    let address = self.clients[number].accounts[account].address;
+                    let address = self.clients[number].accounts[account].address();
                     if self.hosts[host].honest {
-                        self.judge.on_account(self.now, &address, state.as_ref());
+                        self.judge.ledger.on_account(self.now, &address, state.as_ref());
                     }
                 }
             }
@@ -342,7 +307,7 @@ impl World {
         }
         if reply.tag >= HOSTILE {
             if reply.code == Code::Committed {
-                self.judge.fail(
+                self.judge.ledger.fail(
                     now,
                     Invariant::Admission,
                     format!("a forged record is acknowledged: {reply:?}"),
@@ -351,35 +316,19 @@ impl World {
             return;
         }
         let client = &mut self.clients[number];
-        let mut accounts = client.accounts.iter_mut();
-        let found = accounts.find_map(|account| {
-            let at = account.outstanding.iter().position(|wanted| wanted.tag == reply.tag)?;
-            Some((account, at))
-        });
         // A late answer of an earlier connection is an answer too.
-        let Some((account, at)) = found else { return };
-        let id = account.outstanding[at].id;
-        self.trace
-            .line(now, || format!("client {number} hears of {id}: {:?} at {}", reply.code, reply.height));
-        match reply.code {
-            _ if reply.height > 0 => {
-                // A liar's block may hold it too early: it failed, and its sequence is still to be used.
-                if reply.code != Code::GappedSequence {
-                    account.outstanding.remove(at);
-                }
+        let Some(heard) = hear(&mut client.accounts, reply) else { return };
+        self.trace.line(now, || format!("client {number}: {heard:?} at height {}", reply.height));
+        match heard {
+            Heard::Acknowledged(id) => {
                 client.acknowledged += 1;
-                self.judge.on_acknowledged(now, &id, reply);
+                self.judge.ledger.on_acknowledged(now, &id, reply);
             }
-            // It is past: the client knows only that one of its own records was executed, and there is but this one.
-            Code::StaleSequence => {
-                account.outstanding.remove(at);
-                self.judge.on_called_stale(now, &id);
-            }
-            Code::GappedSequence | Code::TooManyPending | Code::MempoolFull | Code::Unavailable => {}
-            Code::Overdraft => {}
-            other => {
-                let what = format!("a good record is refused by host {host}: {other:?}");
-                self.judge.fail(now, Invariant::Admission, what);
+            Heard::Stale(id) => self.judge.ledger.on_called_stale(now, &id),
+            Heard::Later(_) => {}
+            Heard::Refused(_, code) => {
+                let what = format!("a good record is refused by host {host}: {code:?}");
+                self.judge.ledger.fail(now, Invariant::Admission, what);
             }
         }
     }

@@ -350,7 +350,7 @@ impl World {
     fn on_halt(&mut self, id: HostId, reason: &str) {
         self.trace.line(self.now, || format!("host {id} halts: {reason}"));
         if self.hosts[id].honest {
-            self.judge.fail(self.now, Invariant::Halt, format!("host {id} halts: {reason}"));
+            self.judge.ledger.fail(self.now, Invariant::Halt, format!("host {id} halts: {reason}"));
         } else {
             self.judge.refused += 1;
             self.hosts[id].gone = true;

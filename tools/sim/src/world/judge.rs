@@ -1,20 +1,14 @@
-//! What must be true after every event, and who says so.
+//! What must be true after every event, and who says so: what can only be seen from inside, and the model ledger.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-};
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use dag::{
     Address, Block, Hash, Height, ReplicaId, TableId, View, Vote, VoteKind,
-    client::{AccountState, Code, Reply},
-    keys::VerifyFn,
     vote::{BUNDLE_HEADER_SIZE, VOTE_SIZE},
 };
 use engine::{genesis::Genesis, node::frame::Frame};
 use pbft::{Config, Message, ViewChange};
-use serde::Serialize;
 use shard_core::{
     Table,
     supply::{self, SupplyError},
@@ -25,246 +19,50 @@ use super::{
     clients::Client,
     hosts::{Ballot, Host, ballot},
 };
-use crate::{fault::HostId, scenario::Scenario};
+use crate::{
+    fault::HostId,
+    model::{Invariant, Ledger},
+    scenario::Scenario,
+};
 
-/// What must be true.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-pub enum Invariant {
-    /// No two honest validators commit different blocks at one height.
-    Agreement,
-    /// Every account chain is one chain.
-    AccountChain,
-    /// Acknowledged means committed, durable and present for ever.
-    Acknowledged,
-    /// What nobody signed, or nobody could pay, is not accepted; what is good is not refused.
-    Admission,
-    /// Each transaction and receipt is applied exactly once, in order, with the same result everywhere.
-    Execution,
-    /// No money is made or lost.
-    Supply,
-    /// No vote leaves before it is durable.
-    Durable,
-    /// No honest validator signs two conflicting votes.
-    Conflict,
-    /// A view change tells of every commit vote that its sender cast.
-    ViewChange,
-    /// No queue is longer than its maximum.
-    Queues,
-    /// Honest validators speak well-formed frames.
-    Frames,
-    /// A process comes back from whatever a crash leaves.
-    Recovery,
-    /// An honest validator has no reason to stop for good.
-    Halt,
-    /// After the faults everything pending is committed in a bounded number of views, and all roots agree.
-    Liveness,
-    /// The code's own assertions hold.
-    Assertion,
-    /// Same seed, same bytes.
-    Deterministic,
-}
-
-/// An invariant that does not hold.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Violation {
-    /// Which.
-    pub invariant: Invariant,
-    /// When, in ns.
-    pub at: u64,
-    /// What was seen.
-    pub what: String,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} at {} ms: {}", self.invariant, self.at / 1_000_000, self.what)
-    }
-}
-
-/// A block that an honest validator has committed.
-struct Decided {
-    block: Block,
-    codes: Option<Vec<Code>>,
-}
-
-/// Remembers what was promised, and compares.
+/// Remembers what was said, and compares.
 pub struct Judge {
-    verify: VerifyFn,
-    violation: Option<Violation>,
+    /// What was promised.
+    pub ledger: Ledger,
     tables: u16,
     supply: u64,
-    decided: HashMap<(TableId, Height), Decided>,
-    hashes: HashMap<(TableId, Height), Hash>,
-    /// Transactions that were executed with success, and where.
-    executed: HashMap<Hash, (TableId, Height, usize)>,
-    /// Where each transaction stands, executed with success or not.
-    places: HashMap<Hash, Vec<(TableId, Height, usize)>>,
-    acknowledged: Vec<(Hash, TableId, Height)>,
-    /// By table: height up to which the model has executed, and whether it had to skip a block.
-    model_height: Vec<Height>,
-    /// By table: the highest block that an honest validator has executed.
-    highest: Vec<Height>,
-    model_gap: bool,
-    model: HashMap<Address, i128>,
     signed: HashMap<(ReplicaId, Ballot), Hash>,
     /// By replica and table: the highest block that it has proposed.
     proposed: HashMap<(ReplicaId, TableId), Height>,
     /// By replica and table: the last commit vote for each height, as it left.
     commits: HashMap<(ReplicaId, TableId), BTreeMap<Height, (View, Hash)>>,
-    checkpoints: HashMap<(TableId, Height), Hash>,
-    heads: HashMap<(Address, u64), Hash>,
     /// Damaged validators that rather stopped than lied.
     pub refused: u64,
 }
 
 impl Judge {
     pub fn new(scenario: &Scenario, genesis: &Genesis, clients: &[Client]) -> Judge {
-        let rich = clients.iter().flat_map(Client::addresses);
+        let funded = clients.iter().flat_map(Client::addresses).map(|address| (address, super::BALANCE));
         Judge {
-            verify: super::rule(scenario).verify(),
-            violation: None,
+            ledger: Ledger::new(super::rule(scenario).verify(), scenario.tables, funded),
             tables: scenario.tables,
             supply: genesis.supply(),
-            decided: HashMap::new(),
-            hashes: HashMap::new(),
-            executed: HashMap::new(),
-            places: HashMap::new(),
-            acknowledged: Vec::new(),
-            model_height: vec![0; usize::from(scenario.tables)],
-            highest: vec![0; usize::from(scenario.tables)],
-            model_gap: false,
-            model: rich.map(|address| (address, i128::from(super::BALANCE))).collect(),
             signed: HashMap::new(),
             proposed: HashMap::new(),
             commits: HashMap::new(),
-            checkpoints: HashMap::new(),
-            heads: HashMap::new(),
             refused: 0,
         }
-    }
-
-    pub fn violation(&self) -> Option<&Violation> {
-        self.violation.as_ref()
-    }
-
-    /// The first one counts.
-    pub fn fail(&mut self, at: u64, invariant: Invariant, what: String) {
-        self.violation.get_or_insert(Violation { invariant, at, what });
     }
 
     /// How much has happened, for a report.
     pub fn facts(&self) -> String {
         format!(
             "{} blocks, {} transactions executed, {} acknowledged, {} damaged validators stopped",
-            self.decided.len(),
-            self.executed.len(),
-            self.acknowledged.len(),
+            self.ledger.blocks(),
+            self.ledger.executed(),
+            self.ledger.acknowledged().len(),
             self.refused
         )
-    }
-
-    fn on_committed(&mut self, now: u64, host: HostId, table: TableId, height: Height, hash: Hash) {
-        let known = *self.hashes.entry((table, height)).or_insert(hash);
-        if known != hash {
-            let what =
-                format!("host {host} commits {hash} at height {height} of table {table}, others {known}");
-            self.fail(now, Invariant::Agreement, what);
-        }
-    }
-
-    fn on_block(&mut self, now: u64, table: TableId, block: &Block) {
-        let height = block.height();
-        if self.decided.contains_key(&(table, height)) {
-            return;
-        }
-        for index in 0..block.len() {
-            let (id, transaction) = (block.id(index), block.transaction(index));
-            if !(self.verify)(transaction.sender().as_bytes(), id.as_bytes(), transaction.signature()) {
-                let what = format!("height {height} of table {table} holds a forged transaction, {id}");
-                self.fail(now, Invariant::Admission, what);
-            }
-            self.places.entry(block.id(index)).or_default().push((table, height, index));
-        }
-        self.decided.insert((table, height), Decided { block: block.clone(), codes: None });
-    }
-
-    /// An honest validator has executed a block, with these codes.
-    fn on_executed(&mut self, now: u64, host: HostId, table: TableId, height: Height, codes: &[Code]) {
-        let Some(decided) = self.decided.get_mut(&(table, height)) else { return };
-        if let Some(known) = &decided.codes {
-            if known != codes {
-                let what =
-                    format!("host {host} executes height {height} of table {table} otherwise: {codes:?}");
-                self.fail(now, Invariant::Execution, what);
-            }
-            return;
-        }
-        decided.codes = Some(codes.to_vec());
-        let block = decided.block.clone();
-        if self.model_height[usize::from(table)] + 1 != height {
-            self.model_gap = true;
-        }
-        self.model_height[usize::from(table)] = height;
-        for (index, code) in codes.iter().enumerate() {
-            if *code != Code::Committed {
-                continue;
-            }
-            let (id, transaction) = (block.id(index), block.transaction(index));
-            if let Some(before) = self.executed.insert(id, (table, height, index)) {
-                let what = format!("transaction {id} is executed at {before:?} and at height {height}");
-                self.fail(now, Invariant::Execution, what);
-            }
-            *self.model.entry(*transaction.sender()).or_default() -= i128::from(transaction.total());
-            for payee in transaction.payees() {
-                *self.model.entry(payee.to).or_default() += i128::from(payee.amount);
-            }
-        }
-    }
-
-    fn on_checkpoint(&mut self, now: u64, host: HostId, table: TableId, height: Height, digest: Hash) {
-        let known = *self.checkpoints.entry((table, height)).or_insert(digest);
-        if known != digest {
-            let what = format!("host {host} has another state after height {height} of table {table}");
-            self.fail(now, Invariant::Execution, what);
-        }
-    }
-
-    /// A client was told that its transaction stands in a block.
-    pub fn on_acknowledged(&mut self, now: u64, id: &Hash, reply: &Reply) {
-        let place = (reply.table, reply.height);
-        let index = reply.index as usize;
-        if reply.height <= self.highest[usize::from(reply.table)] && !self.decided.contains_key(&place) {
-            // Seen by nobody whom we watch: all began above it, or their short memory had let it go by the end of their turn.
-            return self.acknowledged.push((*id, reply.table, reply.height));
-        }
-        let decided = self.decided.get(&place);
-        let there =
-            decided.is_some_and(|decided| index < decided.block.len() && decided.block.id(index) == *id);
-        let code =
-            decided.and_then(|decided| decided.codes.as_ref()).and_then(|codes| codes.get(index)).copied();
-        if !there || code != Some(reply.code) {
-            let what = format!("{id} is acknowledged and is not where that says ({code:?}): {reply:?}");
-            return self.fail(now, Invariant::Acknowledged, what);
-        }
-        self.acknowledged.push((*id, reply.table, reply.height));
-    }
-
-    /// A client was told that its sequence is used: then by this very transaction.
-    pub fn on_called_stale(&mut self, now: u64, id: &Hash) {
-        if !self.executed.contains_key(id) {
-            self.fail(now, Invariant::Admission, format!("{id} is called stale and was never executed"));
-        }
-    }
-
-    pub fn on_account(&mut self, now: u64, address: &Address, state: Option<&AccountState>) {
-        let Some(state) = state else {
-            return self.fail(now, Invariant::AccountChain, format!("{address} is unknown"));
-        };
-        let known = *self.heads.entry((*address, state.unit_height)).or_insert(state.unit_head);
-        if known != state.unit_head {
-            let what = format!("the chain of {address} has two units of height {}", state.unit_height);
-            self.fail(now, Invariant::AccountChain, what);
-        }
     }
 
     /// An honest validator sends a frame.
@@ -308,7 +106,7 @@ impl Judge {
         if !again && block.height() > most {
             let what =
                 format!("host {id} proposes height {} of table {table} and may {most}", block.height());
-            self.fail(now, Invariant::Queues, what);
+            self.ledger.fail(now, Invariant::Queues, what);
         }
     }
 
@@ -317,11 +115,11 @@ impl Judge {
         let known = *self.signed.entry((host.replica, ballot)).or_insert(vote.digest);
         if known != vote.digest {
             let what = format!("host {id} signs for {} and for {known}: {ballot:?}", vote.digest);
-            return self.fail(now, Invariant::Conflict, what);
+            return self.ledger.fail(now, Invariant::Conflict, what);
         }
         if host.durable.get(&ballot) != Some(&vote.digest) {
             let what = format!("a vote of host {id} leaves before it is durable: {vote:?}");
-            return self.fail(now, Invariant::Durable, what);
+            return self.ledger.fail(now, Invariant::Durable, what);
         }
         if vote.kind == VoteKind::Commit {
             let commits = self.commits.entry((host.replica, vote.table)).or_default();
@@ -356,7 +154,7 @@ impl Judge {
                     "host {id} leaves for view {} of table {table} and hides its commit vote at height {height}",
                     change.view
                 );
-                return self.fail(now, Invariant::ViewChange, what);
+                return self.ledger.fail(now, Invariant::ViewChange, what);
             }
         }
     }
@@ -393,7 +191,7 @@ impl World {
             let seen = &mut host.seen[usize::from(table)];
             let committed = view.replica().committed_height();
             if committed > seen.0 {
-                self.judge.on_committed(now, id, table, committed, view.replica().committed_digest());
+                self.judge.ledger.on_committed(now, id, table, committed, view.replica().committed_digest());
                 seen.0 = committed;
             }
             let state = view.state();
@@ -402,20 +200,19 @@ impl World {
                 for height in seen.1 + 1..=executed {
                     if let Some(found) = view.committed(height) {
                         let block = &found.block;
-                        self.judge.on_committed(now, id, table, height, block.hash());
-                        self.judge.on_block(now, table, block);
+                        self.judge.ledger.on_committed(now, id, table, height, block.hash());
+                        self.judge.ledger.on_block(now, table, block);
                     }
                     if let Some(codes) = view.committed(height).and_then(|found| found.codes.as_ref()) {
-                        self.judge.on_executed(now, id, table, height, codes);
+                        self.judge.ledger.on_executed(now, id, table, height, codes);
                     }
                 }
                 seen.1 = executed;
-                let highest = &mut self.judge.highest[usize::from(table)];
-                *highest = executed.max(*highest);
+                self.judge.ledger.on_height(table, executed);
                 moved |= !state.is_busy();
                 let checkpoint = state.checkpoint();
                 if checkpoint.height == executed {
-                    self.judge.on_checkpoint(now, id, table, checkpoint.height, checkpoint.digest());
+                    self.judge.ledger.on_checkpoint(now, id, table, checkpoint.height, checkpoint.digest());
                 }
             }
         }
@@ -423,11 +220,11 @@ impl World {
             if queue.length > queue.most {
                 let what =
                     format!("host {id}: {} hold {} and may hold {}", queue.name, queue.length, queue.most);
-                self.judge.fail(now, Invariant::Queues, what);
+                self.judge.ledger.fail(now, Invariant::Queues, what);
             }
         }
         if moved && let Some(error) = self.judge.supply(&self.hosts[id]) {
-            self.judge.fail(now, Invariant::Supply, format!("host {id}: {error}"));
+            self.judge.ledger.fail(now, Invariant::Supply, format!("host {id}: {error}"));
         }
     }
 
@@ -436,35 +233,18 @@ impl World {
         let now = self.now;
         for id in self.whole_hosts() {
             let host = &self.hosts[id];
-            for &(transaction, table, height) in &self.judge.acknowledged {
-                let executed = view_height(host, table);
-                if executed < height {
-                    let what =
-                        format!("host {id} never executes {transaction}, acknowledged at height {height}");
-                    return self.judge.fail(now, Invariant::Acknowledged, what);
-                }
-            }
+            self.judge.ledger.check_promises(now, id, |table| view_height(host, table));
             if let Some(error) = self.judge.supply(host) {
-                return self.judge.fail(now, Invariant::Supply, format!("host {id}: {error}"));
-            }
-            if self.judge.model_gap {
-                continue;
+                self.judge.ledger.fail(now, Invariant::Supply, format!("host {id}: {error}"));
             }
             let addresses: Vec<Address> = self.clients.iter().flat_map(Client::addresses).collect();
-            for address in addresses {
+            let balance = |address: Address| {
                 let table = address.table(self.scenario.tables);
-                let view = host
-                    .cores
-                    .iter()
-                    .find_map(|core| core.core.view_of(table))
-                    .expect("every table is there");
-                let balance = view.state().accounts().get(&address).map_or(0, |leaf| leaf.balance);
-                let expected = self.judge.model[&address];
-                if i128::from(balance) != expected {
-                    let what = format!("host {id}: {address} has {balance} and should have {expected}");
-                    return self.judge.fail(now, Invariant::Execution, what);
-                }
-            }
+                let mut cores = host.cores.iter();
+                let view = cores.find_map(|core| core.core.view_of(table)).expect("every table is there");
+                (address, view.state().accounts().get(&address).map_or(0, |leaf| leaf.balance))
+            };
+            self.judge.ledger.check_balances(now, id, addresses.into_iter().map(balance));
         }
     }
 }

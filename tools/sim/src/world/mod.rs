@@ -23,11 +23,11 @@ use engine::{
     topology::Signatures,
 };
 
-pub use self::judge::{Invariant, Violation};
 use self::{clients::Client, hosts::Host, judge::Judge, network::Network};
 use crate::{
     coverage::Coverage,
     fault::HostId,
+    model::{Invariant, Violation},
     random::Random,
     scenario::Scenario,
     trace::{Kind, Trace},
@@ -225,7 +225,7 @@ impl World {
     /// Runs until a time, a violation, or `done`.
     fn run_until(&mut self, end: u64, mut done: impl FnMut(&World) -> bool) -> bool {
         let mut looked = self.now;
-        while self.judge.violation().is_none() {
+        while self.judge.ledger.violation().is_none() {
             if self.now >= looked + 20 * MS {
                 looked = self.now;
                 if done(self) {
@@ -293,7 +293,7 @@ impl World {
 
     /// What was violated, if anything.
     pub fn violation(&self) -> Option<&Violation> {
-        self.judge.violation()
+        self.judge.ledger.violation()
     }
 
     /// Simulated time, in ns.

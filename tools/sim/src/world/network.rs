@@ -244,7 +244,11 @@ impl World {
         let Ok(frame) = Frame::decode(bytes) else {
             // As the links do: whoever speaks nonsense is cut off.
             if self.hosts[from].honest {
-                self.judge.fail(now, super::Invariant::Frames, format!("host {from} sent a malformed frame"));
+                self.judge.ledger.fail(
+                    now,
+                    super::Invariant::Frames,
+                    format!("host {from} sent a malformed frame"),
+                );
             }
             return self.lose_link(from, to);
         };

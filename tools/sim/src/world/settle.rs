@@ -3,12 +3,11 @@
 use dag::{Hash, View};
 
 use super::{Invariant, MS, SECOND, World, clients::Client};
-use crate::fault::HostId;
+use crate::{
+    fault::HostId,
+    model::{SETTLED_VIEWS, SETTLED_WITHIN},
+};
 
-/// Longest time until everything pending is decided.
-const PATIENCE: u64 = 120 * SECOND;
-/// Views that a table may need for that.
-const VIEWS: View = 24;
 /// Longest time until a quiet network is under checkpoints.
 const QUIET: u64 = 20 * SECOND;
 
@@ -40,30 +39,30 @@ impl World {
             return;
         }
         let before = self.views();
-        let done = self.run_until(self.now + PATIENCE, |world| {
+        let done = self.run_until(self.now + SETTLED_WITHIN, |world| {
             world.clients.iter().all(Client::is_content) && world.is_level()
         });
-        if self.judge.violation().is_some() {
+        if self.judge.ledger.violation().is_some() {
             return;
         }
         if !done {
             let what = self.describe_stall();
-            return self.judge.fail(self.now, Invariant::Liveness, what);
+            return self.judge.ledger.fail(self.now, Invariant::Liveness, what);
         }
         let needed = self.views().iter().zip(&before).map(|(after, before)| after - before.min(after)).max();
-        if needed.is_some_and(|needed| needed > VIEWS) {
+        if needed.is_some_and(|needed| needed > SETTLED_VIEWS) {
             let what = format!("a table needed {needed:?} views");
-            return self.judge.fail(self.now, Invariant::Liveness, what);
+            return self.judge.ledger.fail(self.now, Invariant::Liveness, what);
         }
         let quiet = self.run_until(self.now + QUIET, |world| {
             world.is_level() && world.is_quiet() && world.is_delivered()
         });
-        if self.judge.violation().is_some() {
+        if self.judge.ledger.violation().is_some() {
             return;
         }
         if !quiet {
             let what = format!("the network does not come to rest: {}", self.describe_stall());
-            return self.judge.fail(self.now, Invariant::Liveness, what);
+            return self.judge.ledger.fail(self.now, Invariant::Liveness, what);
         }
         self.judge_end();
     }
@@ -135,7 +134,7 @@ impl World {
     }
 
     fn describe_stall(&self) -> String {
-        let mut text = format!("after {} ms of health", (PATIENCE / MS).min(self.now / MS));
+        let mut text = format!("after {} ms of health", (SETTLED_WITHIN / MS).min(self.now / MS));
         for (number, client) in self.clients.iter().enumerate() {
             for id in client.waits_for() {
                 text += &format!("; client {number} waits for {id}");

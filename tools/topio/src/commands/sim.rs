@@ -11,12 +11,12 @@ use sim::{
     Outcome as Run,
     coverage::Coverage,
     fault::Episode,
+    model::Violation,
     run_traced,
     scenario::{Atlas, Scenario},
     search::{Failure as Found, Plan, Tally, run_seed, search},
     shrink::shrink,
     trace::draw,
-    world::Violation,
 };
 
 use crate::{
