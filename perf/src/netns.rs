@@ -2,6 +2,10 @@
 
 use std::{
     ffi::OsStr,
+    fs::{self, File},
+    io::Write,
+    os::fd::AsFd,
+    path::Path,
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread::sleep,
@@ -9,6 +13,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Where `ip` keeps the names of namespaces.
+const NAMES: &str = "/run/netns";
 
 /// Makes names of one process differ.
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -28,7 +36,7 @@ impl Namespace {
     /// Without root or `ip`.
     pub fn new(role: &str) -> anyhow::Result<Namespace> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("topio-{role}-{}-{number}", std::process::id());
+        let name = name(role, std::process::id(), number);
         ip(&["netns", "add", &name]).context("network namespaces take root and iproute2")?;
         let namespace = Namespace { name, ours: true };
         namespace.ip(&["link", "set", "lo", "up"])?;
@@ -39,6 +47,43 @@ impl Namespace {
     #[must_use]
     pub fn existing(name: &str) -> Namespace {
         Namespace { name: name.to_owned(), ours: false }
+    }
+
+    /// Removes those whose role begins with `prefix` and whose maker is gone, killed before it could remove them itself. Returns
+    /// how many.
+    ///
+    /// # Errors
+    /// When `ip` refuses.
+    pub fn remove_leftovers(prefix: &str) -> anyhow::Result<usize> {
+        // There are no names before the first namespace is made.
+        let Ok(entries) = fs::read_dir(NAMES) else { return Ok(0) };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let is_left = |name: &String| maker(name, prefix).is_some_and(|maker| !is_alive(maker));
+        let left: Vec<String> = names.filter(is_left).collect();
+        left.iter().try_for_each(|name| ip(&["netns", "del", name]).map(drop))?;
+        Ok(left.len())
+    }
+
+    /// Moves this thread inside, and with it the threads and processes that it starts from now on.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn enter(&self) -> anyhow::Result<()> {
+        let file = File::open(Path::new(NAMES).join(&self.name))?;
+        Ok(move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?)
+    }
+
+    /// Has `nft` take a script inside, all of it or nothing.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn nft(&self, script: &str) -> anyhow::Result<()> {
+        let mut command = self.command("nft");
+        command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("ip of iproute2 can't be run")?;
+        // Where it has ended already, its words are better than a broken pipe.
+        let _ = child.stdin.take().expect("piped").write_all(script.as_bytes());
+        finished("nft", &["-f", "-"], child.wait_with_output()?).map(drop)
     }
 
     /// Its name.
@@ -113,6 +158,27 @@ impl Drop for Namespace {
     }
 }
 
+fn name(role: &str, maker: u32, number: u32) -> String {
+    format!("topio-{role}-{maker}-{number}")
+}
+
+/// The process that has made a namespace of ours with such a role.
+fn maker(name: &str, prefix: &str) -> Option<u32> {
+    let (rest, _) = name.strip_prefix("topio-")?.strip_prefix(prefix)?.rsplit_once('-')?;
+    rest.rsplit_once('-')?.1.parse().ok()
+}
+
+/// Whether a process of the same program as this one has that number: it may be another program's by now.
+fn is_alive(maker: u32) -> bool {
+    let program = |process: &str| {
+        let path = fs::read_link(format!("/proc/{process}/exe")).ok()?;
+        let name = path.file_name()?.to_string_lossy().into_owned();
+        // The kernel says so of a file that was replaced meanwhile.
+        Some(name.trim_end_matches(" (deleted)").to_owned())
+    };
+    program(&maker.to_string()).is_some_and(|other| Some(other) == program("self"))
+}
+
 /// A process in a namespace. Killed when dropped.
 #[derive(Debug)]
 pub struct Running {
@@ -178,4 +244,19 @@ fn finished(program: &str, arguments: &[&str], output: Output) -> anyhow::Result
         bail!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&said).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_their_role_and_maker() {
+        assert_eq!(maker(&name("real-v12", 345, 6), "real-"), Some(345));
+        assert_eq!(maker(&name("client", 345, 6), "real-"), None);
+        for strange in ["topio-real-", "topio-real-x", "topio-real-v0-x-1", "real-v0-1-1", "mine"] {
+            assert_eq!(maker(strange, "real-"), None, "{strange}");
+        }
+        assert!(is_alive(std::process::id()) && !is_alive(u32::MAX));
+    }
 }

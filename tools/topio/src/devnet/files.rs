@@ -19,7 +19,7 @@ use engine::{
 };
 use serde::Serialize;
 
-use super::{DevnetError, Record, ports::loopback};
+use super::{DevnetError, Record};
 use crate::values::DevSeed;
 
 const RECORD: &str = "devnet.json";
@@ -254,7 +254,6 @@ struct Peer {
 
 fn config(record: &Record, keys: &[Address], index: usize) -> String {
     let ports = record.nodes[index];
-    let address = |port| loopback(port).to_string();
     let peers = keys.iter().zip(&record.nodes);
     let config = Config {
         genesis: "../genesis.toml",
@@ -263,13 +262,13 @@ fn config(record: &Record, keys: &[Address], index: usize) -> String {
         // Several validators share the machine, so the kernel places their loops.
         cores: Cores { count: record.sizes.cores, pin: false },
         listen: Listen {
-            peers: address(ports.peers),
-            submission: address(ports.submission),
-            rpc: address(ports.rpc),
+            peers: ports.peers_address().to_string(),
+            submission: ports.submission_address().to_string(),
+            rpc: ports.rpc_address().to_string(),
         },
         agreement: Agreement { check_all: record.sizes.check_all },
         peer: peers
-            .map(|(key, ports)| Peer { key: key.to_string(), address: address(ports.peers) })
+            .map(|(key, ports)| Peer { key: key.to_string(), address: ports.peers_address().to_string() })
             .collect(),
     };
     toml::to_string(&config).expect("plain data")

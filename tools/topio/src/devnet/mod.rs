@@ -20,6 +20,7 @@ mod record;
 
 use std::{
     fs::File,
+    net::IpAddr,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -137,6 +138,15 @@ impl From<DevnetError> for Failure {
     }
 }
 
+/// Where a validator runs, if not on loopback.
+#[derive(Clone, Debug)]
+pub struct Home {
+    /// The network namespace.
+    pub namespace: String,
+    /// Its address there.
+    pub address: IpAddr,
+}
+
 /// A network whose validators are children of this process.
 #[derive(Debug)]
 pub struct Devnet {
@@ -163,9 +173,7 @@ impl Devnet {
         if cores > lanes {
             return Err(DevnetError::Lanes { cores, lanes });
         }
-        let layout = Layout::new(folder)?;
-        let lock = layout.lock()?;
-        layout.clear()?;
+        let (layout, lock) = Devnet::clear(folder)?;
         let record = Record::new(sizes)?;
         layout.write_record(&record)?;
         files::make_network(&layout, &record)?;
@@ -173,6 +181,38 @@ impl Devnet {
             files::take_relay(&layout, relay)?;
         }
         Devnet::assemble(program, layout, record, lock)
+    }
+
+    /// The same, with each validator in a network namespace and at an address of its own. A later [`resume`](Self::resume) has the
+    /// network on loopback.
+    ///
+    /// # Errors
+    /// As for [`create`](Self::create).
+    ///
+    /// # Panics
+    /// There are not as many homes as validators.
+    pub fn create_in(
+        program: &Path,
+        folder: &Path,
+        sizes: Sizes,
+        homes: &[Home],
+    ) -> Result<Devnet, DevnetError> {
+        assert_eq!(homes.len(), usize::from(sizes.validators), "a home for each validator");
+        let (layout, lock) = Devnet::clear(folder)?;
+        let record = Record::on_hosts(sizes, homes);
+        layout.write_record(&record)?;
+        files::make_network(&layout, &record)?;
+        let mut devnet = Devnet::assemble(program, layout, record, lock)?;
+        devnet.nodes.iter_mut().zip(homes).for_each(|(node, home)| node.run_in(&home.namespace));
+        Ok(devnet)
+    }
+
+    /// Room for a new network in a folder.
+    fn clear(folder: &Path) -> Result<(Layout, File), DevnetError> {
+        let layout = Layout::new(folder)?;
+        let lock = layout.lock()?;
+        layout.clear()?;
+        Ok((layout, lock))
     }
 
     /// Takes up the network that a former command left in `folder`, with its ledger. Ports may change.

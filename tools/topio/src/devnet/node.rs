@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use perf::netns::Namespace;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{DevnetError, LOOK_AGAIN, Layout, Ports};
@@ -28,13 +29,21 @@ pub struct Node {
     config: PathBuf,
     log: PathBuf,
     ports: Ports,
+    /// The network namespace that it runs in, if not ours.
+    namespace: Option<Namespace>,
     child: Option<Child>,
 }
 
 impl Node {
     pub(super) fn new(program: &Path, layout: &Layout, index: usize, ports: Ports) -> Node {
         let (config, log) = (layout.config(index), layout.log(index));
-        Node { name: Layout::name(index), program: program.into(), config, log, ports, child: None }
+        let (name, program) = (Layout::name(index), program.into());
+        Node { name, program, config, log, ports, namespace: None, child: None }
+    }
+
+    /// Has it run in a network namespace that somebody else has made.
+    pub(super) fn run_in(&mut self, namespace: &str) {
+        self.namespace = Some(Namespace::existing(namespace));
     }
 
     /// What people call it.
@@ -73,11 +82,19 @@ impl Node {
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.map_err(io(&self.log, "opened"))?;
         let errors = log.try_clone().map_err(io(&self.log, "opened"))?;
-        let mut command = Command::new(&self.program);
+        let mut command = match &self.namespace {
+            Some(namespace) => namespace.command(&self.program),
+            None => Command::new(&self.program),
+        };
         command.arg("node").arg("--config").arg(&self.config);
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         self.child = Some(tied(&mut command).spawn().map_err(io(&self.program, "started"))?);
         Ok(())
+    }
+
+    /// The last lines of what it has printed.
+    pub fn log_tail(&self) -> String {
+        tail(&self.log)
     }
 
     /// Whether its process is there.
@@ -86,7 +103,7 @@ impl Node {
     }
 
     /// How it ended, where it was started and has ended by itself.
-    fn ended(&mut self) -> Option<ExitStatus> {
+    pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.as_mut().and_then(|child| child.try_wait().expect("a child that nobody else waits for"))
     }
 
@@ -185,7 +202,7 @@ mod tests {
         fs::set_permissions(&program_path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
         let layout = Layout::new(folder).unwrap();
         fs::create_dir(layout.node(0)).unwrap();
-        Node::new(&program_path, &layout, 0, Ports { rpc: 1, submission: 2, peers: 3 })
+        Node::new(&program_path, &layout, 0, Ports::alone_on("127.0.0.1".parse().unwrap()))
     }
 
     #[test]

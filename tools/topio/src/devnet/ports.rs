@@ -1,8 +1,8 @@
-//! Free ports for a network on loopback.
+//! The validators' addresses: free ports for a network on loopback, or the same ports on hosts of their own.
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
 };
 
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,15 @@ const STEP: u16 = 100;
 /// Where Linux begins to take ports for outgoing connections, if not told otherwise.
 const EPHEMERAL: u16 = 32_768;
 
-/// One validator's ports on 127.0.0.1.
+/// Ports of a validator that has a host for itself; those of `engine/examples/node.toml`.
+const OWN_HOST: (u16, u16, u16) = (7901, 7900, 7000);
+
+/// One validator's address and ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Ports {
+    /// Its address.
+    #[serde(default = "localhost")]
+    pub host: IpAddr,
     /// JSON-RPC, metrics and health.
     pub rpc: u16,
     /// Clients of high rate.
@@ -28,18 +34,29 @@ pub struct Ports {
 impl Ports {
     /// Where JSON-RPC is.
     pub fn rpc_address(&self) -> SocketAddr {
-        loopback(self.rpc)
+        (self.host, self.rpc).into()
     }
 
     /// Where clients of high rate go.
     pub fn submission_address(&self) -> SocketAddr {
-        loopback(self.submission)
+        (self.host, self.submission).into()
+    }
+
+    /// Where the other validators' lane 0 goes.
+    pub fn peers_address(&self) -> SocketAddr {
+        (self.host, self.peers).into()
+    }
+
+    /// Those of a validator that has a host for itself.
+    pub fn alone_on(host: IpAddr) -> Ports {
+        let (rpc, submission, peers) = OWN_HOST;
+        Ports { host, rpc, submission, peers }
     }
 }
 
-/// An address of this machine that no other machine reaches.
-pub fn loopback(port: u16) -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, port).into()
+/// The address of this machine that no other machine reaches.
+fn localhost() -> IpAddr {
+    Ipv4Addr::LOCALHOST.into()
 }
 
 /// How many ports such a network needs.
@@ -54,6 +71,7 @@ pub fn find(validators: u16, lanes: u16) -> Option<Vec<Ports>> {
     let last = first_ephemeral().checked_sub(needed)?;
     let first = (FIRST..=last).step_by(usize::from(STEP)).find(|&first| are_free(first, needed))?;
     let place = |index: u16| Ports {
+        host: localhost(),
         rpc: first + index,
         submission: first + validators + index,
         peers: first + 2 * validators + index * lanes,
@@ -67,7 +85,7 @@ fn first_ephemeral() -> u16 {
 }
 
 fn are_free(first: u16, count: u16) -> bool {
-    (first..first + count).all(|port| TcpListener::bind(loopback(port)).is_ok())
+    (first..first + count).all(|port| TcpListener::bind((localhost(), port)).is_ok())
 }
 
 #[cfg(test)]

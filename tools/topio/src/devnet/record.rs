@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DevnetError, Ports, ports};
+use super::{DevnetError, Home, Ports, ports};
 use crate::values::Amount;
 
 /// How large a devnet is, and how it checks.
@@ -52,6 +52,11 @@ impl Record {
         let nodes = ports::find(validators, lanes)
             .ok_or_else(|| DevnetError::Ports(ports::needed(validators, lanes)))?;
         Ok(Record { version: 1, sizes, nodes })
+    }
+
+    /// A network of these sizes whose validators have hosts for themselves.
+    pub(super) fn on_hosts(sizes: Sizes, homes: &[Home]) -> Record {
+        Record { version: 1, sizes, nodes: homes.iter().map(|home| Ports::alone_on(home.address)).collect() }
     }
 
     /// Reads one; `None` where it is damaged or of another version.

@@ -20,6 +20,8 @@ use crate::exit::Failure;
 const TIMEOUT: Duration = Duration::from_secs(40);
 /// How long a node may take to say how it is.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Questions of a batch: fewer than a node takes, as it bounds the answers' bytes too.
+const BATCH: usize = 32;
 /// Most bytes of an answer.
 const MAX_ANSWER: u64 = 64 << 20;
 
@@ -107,6 +109,31 @@ impl Rpc {
     /// The node can't be asked, or says no.
     pub fn call<T: DeserializeOwned>(&self, method: &str, params: &Value) -> Result<T, RpcError> {
         let request = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+        self.result(self.post(&request)?)
+    }
+
+    /// Asks the same of many, in the fewest requests. The answers are in the questions' order.
+    ///
+    /// # Errors
+    /// The node can't be asked, or says no to one of them.
+    pub fn call_each<T: DeserializeOwned>(&self, method: &str, params: &[Value]) -> Result<Vec<T>, RpcError> {
+        let mut answers = Vec::with_capacity(params.len());
+        for part in params.chunks(BATCH) {
+            let request =
+                |(id, params)| json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+            let requests: Vec<Value> = part.iter().enumerate().map(request).collect();
+            let batch: Vec<Value> = self.result_of_batch(self.post(&Value::Array(requests))?)?;
+            if batch.len() != part.len() {
+                return Err(self.foreign(format!("{} answers to {} questions", batch.len(), part.len())));
+            }
+            for answer in batch {
+                answers.push(self.result(answer)?);
+            }
+        }
+        Ok(answers)
+    }
+
+    fn post(&self, request: &Value) -> Result<Value, RpcError> {
         let sent = self
             .agent
             .post(format!("http://{}/", self.address))
@@ -115,16 +142,30 @@ impl Rpc {
         let body =
             sent.and_then(|mut answer| answer.body_mut().with_config().limit(MAX_ANSWER).read_to_vec());
         let body = body.map_err(|error| self.broken(&error))?;
-        let foreign = |error: serde_json::Error| RpcError::Foreign {
-            address: self.address.clone(),
-            detail: error.to_string(),
-        };
-        match serde_json::from_slice(&body).map_err(foreign)? {
+        serde_json::from_slice(&body).map_err(|error| self.foreign(error))
+    }
+
+    /// A batch that is refused as a whole is answered by one error.
+    fn result_of_batch(&self, answer: Value) -> Result<Vec<Value>, RpcError> {
+        match answer {
+            Value::Array(answers) => Ok(answers),
+            refusal => self.result(refusal),
+        }
+    }
+
+    fn result<T: DeserializeOwned>(&self, answer: Value) -> Result<T, RpcError> {
+        match serde_json::from_value(answer).map_err(|error| self.foreign(error))? {
             Answer { error: Some(ErrorObject { code, message, data }), .. } => {
                 Err(RpcError::Refused { code, message, data })
             }
-            Answer { error: None, result } => serde_json::from_value(result).map_err(foreign),
+            Answer { error: None, result } => {
+                serde_json::from_value(result).map_err(|error| self.foreign(error))
+            }
         }
+    }
+
+    fn foreign(&self, detail: impl Display) -> RpcError {
+        RpcError::Foreign { address: self.address.clone(), detail: detail.to_string() }
     }
 
     /// Whether the node takes part, by its own account.
