@@ -22,9 +22,13 @@ use sim::{
 use crate::{
     exit::{Failure, Outcome},
     output::Format,
+    real,
     signals::Interrupt,
     values::duration,
 };
+
+/// How long real processes are under faults.
+const REAL_TIME: Duration = Duration::from_secs(180);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,17 +37,21 @@ Examples:
   topio sim --seed 7 --trace t.txt   one seed again, and what happened: a line an event, with the flow between the validators
   topio sim --seeds 300 --first 1 --twice
                                      these seeds, each twice, and every byte compared
+  sudo topio sim --real              three minutes of real processes in network namespaces, under faults
+  sudo topio sim --real --time 10m --seed 7 --json
+                                     the same faults again that seed 7 had, for ten minutes
 
 Faults strike networks, processes, clocks and disks, and up to f validators are Byzantine. The clients' promises, agreement, money
 and liveness are checked after every event. A seed that fails is printed with the command that replays it, and its plan of
-faults is made as small as it gets. tools/sim/README.md says what is injected and what is checked.";
+faults is made as small as it gets. With --real the validators are processes, and no byte comes again: links are cut by nftables,
+processes killed, frozen and restarted, and the same model ledger judges. tools/sim/README.md says what is injected and what is checked.";
 
 /// Arguments of `topio sim`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// Replay this seed
-    #[arg(long, conflicts_with_all = ["time", "seeds", "first", "threads"])]
+    /// Replay this seed; with --real: its faults
+    #[arg(long, conflicts_with_all = ["seeds", "first", "threads"])]
     seed: Option<u64>,
     /// With a seed: write what happened into this file
     #[arg(long, requires = "seed", value_name = "FILE")]
@@ -51,7 +59,7 @@ pub struct Arguments {
     /// With a seed: without these episodes of its plan, counted from 0, as a shrunk failure names them
     #[arg(long, requires = "seed", value_name = "N,N…", value_delimiter = ',')]
     without: Vec<usize>,
-    /// Stop after this time, in seconds or with a unit
+    /// Stop after this time, in seconds or with a unit; with --real: how long faults strike [default there: 3m]
     #[arg(long, value_parser = duration)]
     time: Option<Duration>,
     /// Stop after so many seeds
@@ -84,6 +92,16 @@ pub struct Arguments {
     /// Go on after a failure, and do not shrink it
     #[arg(long)]
     keep_going: bool,
+    /// Real processes in network namespaces at their own speed; takes root, `ip` and `nft`
+    #[arg(long, conflicts_with_all = ["seeds", "first", "threads", "trace", "without", "twice", "beyond", "light",
+        "real_signatures", "coverage", "planted", "keep_going"])]
+    real: bool,
+    /// With --real: how many
+    #[arg(long, requires = "real", default_value_t = 4, value_parser = clap::value_parser!(u16).range(4..=52))]
+    validators: u16,
+    /// With --real: where the validators' files are; removed when all is well [default: topio-real-SEED]
+    #[arg(long, requires = "real", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
 }
 
 /// Runs `topio sim`.
@@ -91,7 +109,13 @@ pub fn run(arguments: &Arguments, format: Format) -> Outcome {
     if arguments.planted {
         return planted(arguments, format);
     }
+    if arguments.real {
+        return real::run(&arguments.real()?, format);
+    }
     match arguments.seed {
+        Some(_) if arguments.time.is_some() => {
+            Err(Failure::Usage("--seed runs to its own end: leave --time out, or add --real".into()))
+        }
         Some(seed) => replay(arguments, seed, format),
         None => explore(arguments, format),
     }
@@ -133,10 +157,7 @@ fn planted(arguments: &Arguments, format: Format) -> Outcome {
 
 impl Arguments {
     fn plan(&self) -> Outcome<Plan> {
-        let first = match self.first {
-            Some(first) => first,
-            None => u64::from(getrandom::u32().map_err(Failure::failed)?),
-        };
+        let first = self.first.map_or_else(random_seed, Ok)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Plan {
             first,
@@ -148,6 +169,15 @@ impl Arguments {
             twice: self.twice,
             real_signatures: self.real_signatures,
             stop_at_first: !self.keep_going,
+        })
+    }
+
+    fn real(&self) -> Outcome<real::Options> {
+        Ok(real::Options {
+            seed: self.seed.map_or_else(random_seed, Ok)?,
+            time: self.time.unwrap_or(REAL_TIME),
+            validators: self.validators,
+            data_dir: self.data_dir.clone(),
         })
     }
 
@@ -163,6 +193,11 @@ impl Arguments {
         }
         command
     }
+}
+
+/// Short enough to be typed.
+fn random_seed() -> Outcome<u64> {
+    getrandom::u32().map(u64::from).map_err(Failure::failed)
 }
 
 /// What a replayed seed gave.
