@@ -120,6 +120,19 @@ fn reports_and_devnets_that_are_none_are_named() {
 }
 
 #[test]
+fn real_networks_take_what_they_take() {
+    let folder = tempfile::tempdir().unwrap();
+    refused(folder.path(), &["sim", "--seed", "1", "--time", "5s"], 2, "leave --time out, or add --real");
+    // Who is no root is told so; who is one has no tools on this PATH.
+    let mut command = Command::new(PROGRAM);
+    let run = command.args(["sim", "--real"]).current_dir(folder.path()).env("PATH", "").output().unwrap();
+    let said = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(run.status.code(), Some(2), "{said}");
+    assert!(said.lines().count() == 1 && (said.contains("as root") || said.contains("apt-get")), "{said}");
+    assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing was done");
+}
+
+#[test]
 fn help_has_examples_and_exit_codes() {
     let folder = tempfile::tempdir().unwrap();
     let help = |arguments: &[&str]| {
@@ -128,7 +141,7 @@ fn help_has_examples_and_exit_codes() {
         out
     };
     assert!(help(&["--help"]).contains("Exit codes:\n  0    done"));
-    for command in ["devnet", "node", "genesis", "account", "transfer", "block", "tx", "status"] {
+    for command in ["devnet", "node", "genesis", "account", "transfer", "block", "tx", "status", "sim"] {
         assert!(help(&[command, "--help"]).contains("Example"), "{command}");
     }
     for (group, command) in

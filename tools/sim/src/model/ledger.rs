@@ -250,3 +250,166 @@ impl Ledger {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dag::{
+        Transaction,
+        keys::{KeyPair, simulated},
+        table_block::{BlockBuilder, BlockHeader},
+        transaction::{Payee, Terms, sign},
+    };
+
+    use super::*;
+
+    const RICH: u64 = 1_000;
+    const PAYEE: Address = Address([9; 32]);
+
+    fn payer() -> KeyPair {
+        simulated::key(&[1; 32])
+    }
+
+    fn ledger() -> Ledger {
+        let rule = engine::topology::Signatures::Simulated.verify();
+        Ledger::new(rule, 1, std::iter::once((payer().address(), RICH)))
+    }
+
+    /// A block of transfers with these sequences and a fee of 1, of 10 each.
+    fn block(height: Height, time: u64, sequences: &[u64]) -> Block {
+        let mut builder = BlockBuilder::new();
+        for &sequence in sequences {
+            let terms = Terms { chain: 5, epoch: 0, sequence, fee: 1 };
+            let record = sign(&payer(), &terms, &[Payee { to: PAYEE, amount: 10 }]).unwrap();
+            let transaction = Transaction::parse(&record).unwrap();
+            assert!(builder.push(transaction.id(), &transaction));
+        }
+        builder.seal(BlockHeader {
+            chain: 5,
+            epoch: 0,
+            table: 0,
+            height,
+            view: 0,
+            time,
+            proposer: 0,
+            parent: Hash::ZERO,
+            transactions_root: Hash::ZERO,
+            inbox_root: Hash::ZERO,
+            checkpoint_height: 0,
+            checkpoint: Hash::ZERO,
+        })
+    }
+
+    fn tell(ledger: &mut Ledger, host: HostId, block: &Block, codes: &[Code]) {
+        ledger.on_committed(1, host, 0, block.height(), block.hash());
+        ledger.on_block(1, 0, block);
+        ledger.on_executed(1, host, 0, block.height(), codes);
+        ledger.on_height(0, block.height());
+    }
+
+    fn violated(ledger: &Ledger) -> Option<Invariant> {
+        ledger.violation().map(|violation| violation.invariant)
+    }
+
+    fn reply(height: Height, index: u32) -> Reply {
+        Reply { tag: 0, code: Code::Committed, table: 0, height, index }
+    }
+
+    #[test]
+    fn the_truth_passes() {
+        let mut ledger = ledger();
+        let first = block(1, 1, &[1, 2]);
+        for host in 0..4 {
+            tell(&mut ledger, host, &first, &[Code::Committed; 2]);
+            ledger.on_checkpoint(1, host, 0, 1, Hash([4; 32]));
+        }
+        ledger.on_acknowledged(1, &first.id(1), &reply(1, 1));
+        ledger.on_called_stale(1, &first.id(0));
+        ledger.check_promises(1, 2, |_| 1);
+        ledger.check_balances(1, 2, [(payer().address(), RICH - 22), (PAYEE, 20)].into_iter());
+        assert_eq!(violated(&ledger), None);
+        assert_eq!((ledger.blocks(), ledger.executed(), ledger.fees()), (1, 2, 2));
+        assert!(ledger.knows(0, 1) && !ledger.knows(0, 2));
+    }
+
+    #[test]
+    fn different_blocks_at_a_height_are_told() {
+        let mut ledger = ledger();
+        tell(&mut ledger, 0, &block(1, 1, &[1]), &[Code::Committed]);
+        tell(&mut ledger, 1, &block(1, 2, &[1]), &[Code::Committed]);
+        assert_eq!(violated(&ledger), Some(Invariant::Agreement));
+    }
+
+    #[test]
+    fn different_results_and_states_are_told() {
+        for codes in [&[Code::Overdraft][..], &[]] {
+            let mut ledger = ledger();
+            tell(&mut ledger, 0, &block(1, 1, &[1]), &[Code::Committed]);
+            tell(&mut ledger, 1, &block(1, 1, &[1]), codes);
+            assert_eq!(violated(&ledger), Some(Invariant::Execution));
+        }
+        let mut ledger = ledger();
+        ledger.on_checkpoint(1, 0, 0, 7, Hash([1; 32]));
+        ledger.on_checkpoint(1, 1, 0, 7, Hash([2; 32]));
+        assert_eq!(violated(&ledger), Some(Invariant::Execution));
+    }
+
+    #[test]
+    fn a_transaction_that_is_executed_twice_is_told() {
+        let mut ledger = ledger();
+        tell(&mut ledger, 0, &block(1, 1, &[1]), &[Code::Committed]);
+        tell(&mut ledger, 0, &block(2, 2, &[1]), &[Code::Committed]);
+        assert_eq!(violated(&ledger), Some(Invariant::Execution));
+    }
+
+    #[test]
+    fn promises_that_are_not_kept_are_told() {
+        let first = block(1, 1, &[1, 2]);
+        let stranger = block(1, 1, &[3]).id(0);
+        for (id, reply) in [(first.id(0), reply(1, 1)), (stranger, reply(1, 0)), (first.id(0), reply(2, 0))] {
+            let mut ledger = ledger();
+            tell(&mut ledger, 0, &first, &[Code::Committed; 2]);
+            ledger.on_acknowledged(1, &id, &reply);
+            assert_eq!(violated(&ledger), Some(Invariant::Acknowledged), "{reply:?}");
+        }
+        let mut ledger = ledger();
+        tell(&mut ledger, 0, &first, &[Code::Committed; 2]);
+        ledger.on_called_stale(1, &stranger);
+        assert_eq!(violated(&ledger), Some(Invariant::Admission));
+    }
+
+    #[test]
+    fn wrong_balances_and_missing_blocks_are_told() {
+        let first = block(1, 1, &[1]);
+        for (address, balance) in [(payer().address(), RICH), (PAYEE, 9), (Address([7; 32]), 1)] {
+            let mut ledger = ledger();
+            tell(&mut ledger, 0, &first, &[Code::Committed]);
+            ledger.check_balances(1, 3, std::iter::once((address, balance)));
+            assert_eq!(violated(&ledger), Some(Invariant::Execution));
+        }
+        let mut ledger = ledger();
+        tell(&mut ledger, 0, &first, &[Code::Committed]);
+        ledger.on_acknowledged(1, &first.id(0), &reply(1, 0));
+        ledger.check_promises(1, 3, |_| 0);
+        assert_eq!(violated(&ledger), Some(Invariant::Acknowledged));
+    }
+
+    #[test]
+    fn forgeries_are_told() {
+        let verify: VerifyFn = |_, _, _| false;
+        let mut ledger = Ledger::new(verify, 1, std::iter::empty());
+        tell(&mut ledger, 0, &block(1, 1, &[1]), &[Code::Committed]);
+        assert_eq!(violated(&ledger), Some(Invariant::Admission));
+    }
+
+    #[test]
+    fn an_account_chain_with_two_heads_is_told() {
+        let mut ledger = ledger();
+        let state =
+            |byte| AccountState { unit_height: 3, unit_head: Hash([byte; 32]), ..AccountState::default() };
+        ledger.on_account(1, &PAYEE, Some(&state(1)));
+        ledger.on_account(1, &PAYEE, Some(&state(1)));
+        assert_eq!(violated(&ledger), None);
+        ledger.on_account(1, &PAYEE, Some(&state(2)));
+        assert_eq!(violated(&ledger), Some(Invariant::AccountChain));
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, mpsc::Receiver},
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc::Receiver},
     time::Duration,
 };
 
@@ -25,7 +25,7 @@ use crate::{
 /// How long a validator may take to answer before it counts as out of reach.
 const REACHED_WITHIN: Duration = Duration::from_secs(2);
 /// Most blocks of a table that are read at once.
-const READ: u64 = 256;
+const READ: usize = 256;
 
 /// A block as a validator tells it over JSON-RPC.
 #[derive(Debug, Deserialize)]
@@ -109,13 +109,17 @@ impl Auditor {
 
     /// Reads what is new on all validators that can be reached, and compares. Returns their states.
     pub fn look(&mut self) -> Vec<Option<Status>> {
-        let states = (0..self.nodes.len()).map(|host| self.look_at(host).ok()).collect();
+        let states = (0..self.nodes.len()).map(|host| self.look_at(host)).collect();
         self.hear();
         states
     }
 
-    fn look_at(&mut self, host: usize) -> Result<Status, RpcError> {
-        let status = self.rpcs[host].status()?.view;
+    /// A validator's state, where it can be reached and told of all that it has.
+    fn look_at(&mut self, host: usize) -> Option<Status> {
+        if self.has_to_stop() {
+            return None;
+        }
+        let status = self.rpcs[host].status().ok()?.view;
         if let Some(fault) = status.faults.first() {
             self.fail(Invariant::Halt, format!("v{host} has a fault: {fault}"));
         }
@@ -123,19 +127,23 @@ impl Auditor {
             self.fail(Invariant::Recovery, format!("v{host} has forgotten votes and only follows"));
         }
         for table in &status.tables {
-            self.read(host, table.table, table.executed)?;
+            self.read(host, table.table, table.executed).ok()?;
         }
-        Ok(status)
+        Some(status)
+    }
+
+    fn has_to_stop(&self) -> bool {
+        self.shared.stop.load(Relaxed)
     }
 
     /// Reads a validator's blocks of a table up to a height, which it has executed.
     fn read(&mut self, host: usize, table: TableId, executed: Height) -> Result<(), RpcError> {
         loop {
             let from = self.seen[host][usize::from(table)] + 1;
-            if from > executed || self.shared.stop.load(std::sync::atomic::Ordering::Relaxed) {
+            if from > executed || self.has_to_stop() {
                 return Ok(());
             }
-            let heights: Vec<Height> = (from..=executed).take(READ as usize).collect();
+            let heights: Vec<Height> = (from..=executed).take(READ).collect();
             let question = |&height: &Height| -> Value {
                 json!({ "table": table, "height": height, "bytes": !self.ledger.knows(table, height) })
             };
@@ -240,4 +248,126 @@ impl Auditor {
 fn parse(told: &ToldBlock) -> Option<Block> {
     let bytes = hex::decode(told.bytes.as_ref()?).ok()?;
     Block::parse(Bytes::from(bytes)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
+    use dag::{
+        Transaction,
+        table_block::{BlockBuilder, BlockHeader},
+        transaction::{Payee, Terms, sign},
+    };
+    use engine::genesis::{
+        GenesisValidator, Parameters,
+        dev::{dev_account_key, dev_allocations},
+    };
+
+    use super::*;
+
+    const SEED: [u8; 32] = [1; 32];
+
+    fn auditor() -> (Auditor, Sender<News>) {
+        let validators = (0..4).map(|index| GenesisValidator {
+            name: format!("v{index}"),
+            key: dev_account_key(&[9; 32], index).address(),
+        });
+        let parameters =
+            Parameters { name: "t".into(), tables: 1, lanes: 1, time: 1, validators: validators.collect() };
+        let genesis = Genesis::create(parameters, dev_allocations(&SEED, 2, 100)).unwrap();
+        let nodes: Arc<[Ports]> = (1..=4).map(|host| Ports::alone_on([127, 0, 0, host].into())).collect();
+        let (sender, news) = channel();
+        (Auditor::new(genesis, nodes, news, Arc::new(Shared::new())), sender)
+    }
+
+    /// The first block of the table, with one transfer.
+    fn block(time: u64) -> Block {
+        let terms = Terms { chain: 5, epoch: 0, sequence: 1, fee: 0 };
+        let payee = Payee { to: dev_account_key(&SEED, 1).address(), amount: 10 };
+        let record = sign(&dev_account_key(&SEED, 0), &terms, &[payee]).unwrap();
+        let transaction = Transaction::parse(&record).unwrap();
+        let mut builder = BlockBuilder::new();
+        assert!(builder.push(transaction.id(), &transaction));
+        builder.seal(BlockHeader {
+            chain: 5,
+            epoch: 0,
+            table: 0,
+            height: 1,
+            view: 0,
+            time,
+            proposer: 0,
+            parent: Hash::ZERO,
+            transactions_root: Hash::ZERO,
+            inbox_root: Hash::ZERO,
+            checkpoint_height: 0,
+            checkpoint: Hash::ZERO,
+        })
+    }
+
+    fn told(block: &Block, code: u8) -> ToldBlock {
+        let told = json!({
+            "hash": block.hash().to_string(), "bytes": hex::encode(block.bytes()), "transactions": [{ "code": code }],
+        });
+        serde_json::from_value(told).unwrap()
+    }
+
+    fn violated(auditor: &Auditor) -> Option<Invariant> {
+        auditor.violation().map(|violation| violation.invariant)
+    }
+
+    #[test]
+    fn validators_that_agree_and_keep_their_promise_pass() {
+        let (mut auditor, news) = auditor();
+        let block = block(1);
+        let reply = Reply { tag: 0, code: Code::Committed, table: 0, height: 1, index: 0 };
+        // The promise comes before the block is read.
+        news.send(News::Acknowledged(block.id(0), reply)).unwrap();
+        auditor.hear();
+        for host in 0..4 {
+            auditor.on_block(host, 0, 1, &told(&block, 0));
+        }
+        auditor.close();
+        assert_eq!(violated(&auditor), None);
+        assert_eq!(auditor.ledger.acknowledged().len(), 1);
+    }
+
+    #[test]
+    fn validators_that_differ_are_found() {
+        let (one, other) = (block(1), block(2));
+        for (second, expected) in [
+            (told(&other, 0), Invariant::Agreement),
+            (told(&one, 14), Invariant::Execution),
+            (told(&one, 255), Invariant::Frames),
+        ] {
+            let (mut auditor, _news) = auditor();
+            auditor.on_block(0, 0, 1, &told(&one, 0));
+            auditor.on_block(1, 0, 1, &second);
+            assert_eq!(violated(&auditor), Some(expected));
+        }
+        let (mut auditor, _news) = auditor();
+        let shown = ToldBlock { bytes: Some(hex::encode(other.bytes())), ..told(&one, 0) };
+        auditor.on_block(0, 0, 1, &shown);
+        assert_eq!(violated(&auditor), Some(Invariant::Frames));
+    }
+
+    #[test]
+    fn promises_that_nobody_keeps_are_found() {
+        let block = block(1);
+        let reply = Reply { tag: 0, code: Code::Committed, table: 0, height: 2, index: 0 };
+        for (heard, expected) in [
+            (News::Acknowledged(block.id(0), reply), Invariant::Acknowledged),
+            (News::Acknowledged(Hash::ZERO, Reply { height: 1, ..reply }), Invariant::Acknowledged),
+            (News::Stale(Hash::ZERO), Invariant::Admission),
+            (News::Refused(2, Hash::ZERO, Code::BadSignature), Invariant::Admission),
+            (News::Account(Address([3; 32]), None), Invariant::AccountChain),
+            (News::Foreign("garbage".into()), Invariant::Frames),
+        ] {
+            let (mut auditor, news) = auditor();
+            auditor.on_block(0, 0, 1, &told(&block, 0));
+            news.send(heard).unwrap();
+            auditor.close();
+            assert_eq!(violated(&auditor), Some(expected));
+        }
+    }
 }

@@ -95,49 +95,51 @@ impl Options {
     }
 }
 
-/// Runs a network of processes under faults and prints what came of it.
+/// Runs a network of processes under faults and prints what came of it. Only a violation leaves files behind.
 ///
 /// # Errors
 /// The network can't be made, the user interrupts, or an invariant is violated.
 pub fn run(options: &Options, format: Format) -> Outcome {
     let interrupt = Interrupt::from_signals()?;
     check_tools()?;
+    let folder = options.folder();
+    let outcome = watch(options, &folder, &interrupt);
+    let (is_well, is_new) = match &outcome {
+        Ok(facts) => (facts.violations.is_empty(), true),
+        Err(failure) => (*failure == Failure::Interrupted, folder.exists()),
+    };
+    if is_well && is_new {
+        fs::remove_dir_all(&folder)
+            .map_err(|error| Failure::Failed(format!("{} can't be removed: {error}", folder.display())))?;
+    }
+    format.print(&outcome?)?;
+    if is_well {
+        Ok(())
+    } else {
+        Err(Failure::Failed(format!("seed {} violates an invariant", options.seed)))
+    }
+}
+
+/// Makes the network, has the faults strike, and judges. All processes and namespaces are gone when it returns.
+fn watch(options: &Options, folder: &Path, interrupt: &Interrupt) -> Outcome<Facts> {
     let program = env::current_exe()
         .map_err(|error| Failure::Failed(format!("this program's own file is not to be found: {error}")))?;
     let place = Place::new(options.validators.into())?;
-    let homes = place.homes();
-    let folder = options.folder();
-    let mut devnet = Devnet::create_in(&program, &folder, options.sizes(), &homes)?;
+    let mut devnet = Devnet::create_in(&program, folder, options.sizes(), &place.homes())?;
     // The validators are children of this very thread, which the kernel ties their lives to; the clients' threads follow it.
     place.enter()?;
     eprintln!("seed {}: {} validators in network namespaces", options.seed, options.validators);
     devnet.start()?;
-    devnet.wait_ready(READY_WITHIN, &interrupt)?;
+    devnet.wait_ready(READY_WITHIN, interrupt)?;
     let genesis = Genesis::load(&devnet.layout().genesis()).map_err(Failure::failed)?;
     let mut run = Run::begin(options, genesis, Processes::new(devnet, place));
-    let outcome = run.go_on(&interrupt);
-    let facts = run.end(&folder);
+    let outcome = run.go_on(interrupt);
+    let facts = run.end(folder);
     outcome?;
-    for violation in &facts.violations {
-        tell_violation(options, violation, &run.processes, &folder);
+    if let Some(violation) = facts.violations.first() {
+        tell_violation(options, violation, &run.processes, folder);
     }
-    let violated = !facts.violations.is_empty();
-    drop(run);
-    if !violated {
-        remove(&folder);
-    }
-    format.print(&facts)?;
-    if violated {
-        Err(Failure::Failed(format!("seed {} violates an invariant", options.seed)))
-    } else {
-        Ok(())
-    }
-}
-
-fn remove(folder: &Path) {
-    if let Err(error) = fs::remove_dir_all(folder) {
-        eprintln!("{} can't be removed: {error}", folder.display());
-    }
+    Ok(facts)
 }
 
 fn tell_violation(options: &Options, violation: &Violation, processes: &Processes, folder: &Path) {
