@@ -62,7 +62,7 @@ pub struct Auditor {
     waiting: Vec<(Hash, Reply)>,
     /// Transactions that are called executed without saying where.
     stale: Vec<Hash>,
-    /// All promises.
+    /// All promises that are final.
     pub(super) promises: Vec<(Hash, Reply)>,
     /// Blocks that a validator has only the state after.
     pub(super) absent: HashSet<(usize, TableId, Height)>,
@@ -196,7 +196,10 @@ impl Auditor {
         while let Ok(news) = self.news.try_recv() {
             match news {
                 News::Acknowledged(id, reply) => {
-                    self.promises.push((id, reply));
+                    // One that stood in a block too early stands in a later one too, which is asked for in its place.
+                    if reply.code != Code::GappedSequence {
+                        self.promises.push((id, reply));
+                    }
                     self.waiting.push((id, reply));
                 }
                 News::Stale(id) => self.stale.push(id),
@@ -228,8 +231,9 @@ impl Auditor {
         self.stale.iter().for_each(|id| self.ledger.on_called_stale(now, id));
     }
 
-    /// Has every block read once more, from the first.
-    pub(super) fn read_again(&mut self) {
+    /// Has every block read once more, from the first, and gives validators so long to answer from now on.
+    pub(super) fn read_again(&mut self, answer_within: Duration) {
+        self.rpcs.iter_mut().for_each(|rpc| *rpc = rpc.with_timeout(answer_within));
         self.seen.iter_mut().for_each(|seen| seen.fill(0));
         self.absent.clear();
     }

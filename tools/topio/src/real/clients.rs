@@ -275,12 +275,16 @@ impl Client {
     fn on_reply(&mut self, host: usize, reply: Reply) {
         match hear(&mut self.accounts, &reply) {
             Some(Heard::Acknowledged(id)) => {
-                self.shared.acknowledge();
+                // Told before it is counted: who finds all counted has heard of all.
                 self.tell(News::Acknowledged(id, reply));
+                // One that stood in a block too early is wanted still.
+                if reply.code != Code::GappedSequence {
+                    self.shared.acknowledge();
+                }
             }
             Some(Heard::Stale(id)) => {
-                self.shared.acknowledge();
                 self.tell(News::Stale(id));
+                self.shared.acknowledge();
             }
             Some(Heard::Refused(id, code)) => self.tell(News::Refused(host, id, code)),
             Some(Heard::Later(_)) | None => {}

@@ -104,11 +104,9 @@ pub fn run(options: &Options, format: Format) -> Outcome {
     check_tools()?;
     let folder = options.folder();
     let outcome = watch(options, &folder, &interrupt);
-    let (is_well, is_new) = match &outcome {
-        Ok(facts) => (facts.violations.is_empty(), true),
-        Err(failure) => (*failure == Failure::Interrupted, folder.exists()),
-    };
-    if is_well && is_new {
+    let is_well = outcome.as_ref().is_ok_and(|facts| facts.violations.is_empty());
+    // Other errors may be about the folder, or say where in it to look.
+    if is_well || matches!(outcome, Err(Failure::Interrupted)) {
         fs::remove_dir_all(&folder)
             .map_err(|error| Failure::Failed(format!("{} can't be removed: {error}", folder.display())))?;
     }

@@ -109,7 +109,7 @@ impl Auditor {
 
     /// What must be true when everything rests.
     fn judge_end(&mut self) {
-        self.read_again();
+        self.read_again(ANSWER_WITHIN);
         let states = self.look();
         self.close();
         for (host, state) in states.iter().enumerate() {
