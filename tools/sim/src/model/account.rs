@@ -121,8 +121,8 @@ pub fn hear(accounts: &mut [Account], reply: &Reply) -> Option<Heard> {
     let id = account.outstanding[at].id;
     match reply.code {
         code if reply.height > 0 => {
-            // A block may hold it too early, a liar's, or one that outlives a change of view which the block before it did not: it
-            // failed, and its sequence is still to be used.
+            // A block may hold it too early, a liar's or a primary's at the start of its view: it failed, and its sequence is still
+            // to be used.
             if code != Code::GappedSequence {
                 account.outstanding.remove(at);
             }
