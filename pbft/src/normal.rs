@@ -166,7 +166,7 @@ impl Replica {
         let view = self.views.view;
         let Some(instance) = self.window.get_mut(height) else { return ControlFlow::Break(None) };
         let Some(block) = instance.pending.take() else { return ControlFlow::Break(None) };
-        let signed = instance.prepare_in(view).copied();
+        let signed = instance.prepare_in(view).copied().filter(|_| !planted::is(Defect::SecondProposal));
         // Having signed for another block of this view (its parent was not the committed one), this replica
         // has no say here any more.
         let torn = signed.is_some_and(|vote| vote.digest != block.hash());

@@ -51,7 +51,8 @@ pub use self::journal::{AGREEMENT, OUTCOME, OutcomeRecord};
 pub use self::meters::{Count, Meters};
 pub use self::observe::{Queue, TableView};
 pub use self::state_sync::{
-    SECTION_BASE, SECTION_MARK, SECTION_PROMISE, SECTION_STATE, SnapshotJob, StateError, load_state,
+    SECTION_BASE, SECTION_MARK, SECTION_PROMISE, SECTION_STATE, SECTION_VOUCHED, SnapshotJob, StateError,
+    load_state,
 };
 pub use self::table::TableSetup;
 

@@ -2,13 +2,15 @@
 
 use bytes::Bytes;
 use dag::{
-    Block, Committee, Hash, LaneId, ReplicaId, Transaction, VoteBundle, VoteKind, keys::KeyPair,
-    table_block::BlockBuilder,
+    Block, Committee, Hash, LaneId, ReplicaId, Transaction, Vote, VoteBundle, VoteKind, keys::KeyPair,
+    table_block::BlockBuilder, vote::MAX_VOTES,
 };
 use engine::node::frame::Frame;
 use pbft::{Message, ViewChange};
 
 use crate::{fault::Behaviour, random::Random};
+
+mod state;
 
 /// A validator that lies.
 pub struct Liar<'a> {
@@ -47,6 +49,9 @@ impl Liar<'_> {
                 }
                 Behaviour::Garbage => self.garble(&mut said, dice),
                 _ => self.rewrite(*behaviour, peer, &mut said, earlier, dice),
+            }
+            if *behaviour == Behaviour::Equivocate && dice.percent(10) {
+                said.extend(second_proposal(earlier, dice));
             }
         }
         said
@@ -93,9 +98,11 @@ impl Liar<'_> {
                 Frame::State { table, height, offset, total, bytes }
                     if behaviour == Behaviour::WrongState =>
                 {
-                    let mut bytes = bytes.to_vec();
-                    let at = dice.index(bytes.len());
-                    bytes[at] ^= 1;
+                    // A whole state can be forged; that of a simulation comes in one part.
+                    let forge = bytes.len() as u64 == total && dice.percent(70);
+                    let forged = if forge { state::forged(&bytes, dice) } else { None };
+                    let total = forged.as_ref().map_or(total, |forged| forged.len() as u64);
+                    let bytes = forged.unwrap_or_else(|| state::with_turned_bit(&bytes, dice));
                     Some(Frame::State { table, height, offset, total, bytes: bytes.into() })
                 }
                 Frame::Claim { table, height, digest } if behaviour == Behaviour::WrongState => {
@@ -124,6 +131,7 @@ impl Liar<'_> {
     ) -> Option<VoteBundle> {
         let mut votes = bundle.votes().to_vec();
         let mut changed = false;
+        let mut hasty = Vec::new();
         for vote in &mut votes {
             let other = Hash(blake3::hash(&vote.digest.0).into());
             match behaviour {
@@ -131,6 +139,10 @@ impl Liar<'_> {
                     if let Some(digest) = altered_digest(behaviour, peer, &vote.digest, earlier) {
                         vote.digest = digest;
                         changed = true;
+                        // It does not wait for others to be prepared.
+                        if vote.kind == VoteKind::Prepare {
+                            hasty.push(Vote { kind: VoteKind::Commit, checked: false, ..*vote });
+                        }
                     }
                 }
                 Behaviour::Idle if vote.checked => {
@@ -158,6 +170,8 @@ impl Liar<'_> {
                 _ => {}
             }
         }
+        let room = MAX_VOTES.saturating_sub(votes.len());
+        votes.extend(hasty.into_iter().take(room));
         changed.then(|| VoteBundle::sign(self.key, self.committee, self.me, lane, votes))
     }
 
@@ -254,6 +268,18 @@ impl Liar<'_> {
         }
         let view = change.view + u64::from(behaviour == Behaviour::Lies && dice.percent(20));
         ViewChange::sign(self.key, self.committee, table, change.replica, view, committed, prepared)
+    }
+}
+
+/// A block of an earlier proposal in another version: whoever has accepted the one hears of the other now.
+fn second_proposal(earlier: &[Said], dice: &mut Random) -> Option<Said> {
+    let (lane, bytes) = earlier.get(dice.index(earlier.len()))?;
+    match Frame::decode(bytes) {
+        Ok(Frame::Agreement(table, Message::Proposal { view, block })) => {
+            let block = if dice.percent(50) { other_block(&block) } else { block };
+            Some((*lane, Frame::Agreement(table, Message::Proposal { view, block }).encode()))
+        }
+        _ => None,
     }
 }
 

@@ -1,8 +1,8 @@
 //! A disk in memory that can be torn, filled, broken and damaged.
 //!
 //! What was synced stays; what was not may be lost at a crash, sector by sector. Names come back as a prefix of what was done to
-//! them, as a journalling file system gives them. The log's writes are durable when they are done, and torn in their
-//! sectors when the crash comes first.
+//! them, as a journalling file system gives them. The log's writes are durable when they are done, and torn in blocks of 512 bytes,
+//! which is all that many disks promise, when the crash comes first.
 
 use std::{
     cell::RefCell,
@@ -22,9 +22,13 @@ use crate::random::Random;
 /// The unit of writing.
 pub const SECTOR: usize = 4096;
 
+/// What a disk writes whole or not at all.
+const BLOCK: usize = 512;
+
 static ZEROS: [u8; SECTOR] = [0; SECTOR];
 
-type Sector = Box<[u8]>;
+/// Shared with forks of the disk, until one of them writes.
+type Sector = Rc<[u8]>;
 
 #[derive(Clone, Debug, Default)]
 struct Content {
@@ -53,6 +57,19 @@ impl Content {
         if synced {
             self.synced_length = self.synced_length.max(self.length);
         }
+    }
+
+    fn fill(&self, bytes: &mut [u8], offset: u64) {
+        for (number, into) in (offset / SECTOR as u64..).zip(bytes.chunks_mut(SECTOR)) {
+            self.fill_sector(number, into);
+        }
+    }
+
+    fn fill_sector(&self, number: u64, into: &mut [u8]) {
+        let sector = self.sectors.get(&number).map_or(&[][..], |sector| sector);
+        let held = into.len().min(sector.len());
+        into[..held].copy_from_slice(&sector[..held]);
+        into[held..].fill(0);
     }
 
     fn sync(&mut self) {
@@ -86,7 +103,17 @@ enum NameChange {
     Remove(PathBuf),
 }
 
-#[derive(Debug, Default)]
+/// A read that will go wrong.
+#[derive(Clone, Copy, Debug)]
+struct Misread {
+    file: usize,
+    /// Who reads this sector,
+    wanted: u64,
+    /// is given that one.
+    given: u64,
+}
+
+#[derive(Clone, Debug, Default)]
 struct State {
     files: Vec<Content>,
     names: BTreeMap<PathBuf, usize>,
@@ -98,6 +125,7 @@ struct State {
     burnt: bool,
     full: bool,
     unreadable: bool,
+    misread: Option<Misread>,
 }
 
 impl State {
@@ -151,6 +179,13 @@ impl SimDisk {
         SimDisk::default()
     }
 
+    /// The same disk in a world of its own, in which it is sound: what is done to one is not done to the other.
+    pub fn fork(&self) -> SimDisk {
+        let state =
+            State { fuse: None, burnt: false, full: false, unreadable: false, ..self.0.borrow().clone() };
+        SimDisk(Rc::new(RefCell::new(state)))
+    }
+
     /// The crash comes after so many operations more.
     pub fn set_fuse(&self, operations: Option<u32>) {
         let mut state = self.0.borrow_mut();
@@ -186,11 +221,17 @@ impl SimDisk {
         state.files[file].write(bytes, offset, true);
     }
 
-    /// A write of the log that the crash has cut: of its sectors some arrived.
+    /// A write of the log that the crash has cut: of its blocks some arrived.
     pub fn write_torn(&self, path: &Path, offset: u64, bytes: &[u8], random: &mut Random) {
-        let count = bytes.len().div_ceil(SECTOR) as u64;
+        let count = bytes.len().div_ceil(BLOCK) as u64;
         let (tear, upto) = (random.below(6), random.below(count + 1));
-        for (number, sector) in (0..).zip(bytes.chunks(SECTOR)) {
+        let mut torn = vec![0; bytes.len()];
+        {
+            let state = self.0.borrow();
+            let file = state.file(path).expect("the log writes to files that are there");
+            state.files[file].fill(&mut torn, offset);
+        }
+        for (number, (old, new)) in (0..).zip(torn.chunks_mut(BLOCK).zip(bytes.chunks(BLOCK))) {
             let arrived = match tear {
                 0 => false,
                 1 => true,
@@ -199,9 +240,10 @@ impl SimDisk {
                 _ => random.percent(50),
             };
             if arrived {
-                self.write_durable(path, offset + number * SECTOR as u64, sector);
+                old.copy_from_slice(new);
             }
         }
+        self.write_durable(path, offset, &torn);
     }
 
     /// The machine loses its memory.
@@ -233,7 +275,7 @@ impl SimDisk {
         let Ok(file) = state.file(path) else { return };
         if let Some(bytes) = state.files[file].sectors.get_mut(&sector) {
             let at = random.index(bytes.len());
-            bytes[at] ^= 1 << random.below(8);
+            Rc::make_mut(bytes)[at] ^= 1 << random.below(8);
         }
     }
 
@@ -244,6 +286,13 @@ impl SimDisk {
         if let Some(bytes) = state.files[file].sectors.get(&from).cloned() {
             state.files[file].sectors.insert(to, bytes);
         }
+    }
+
+    /// The next read of one sector gives what another one of the same file holds.
+    pub fn misread(&self, path: &Path, wanted: u64, given: u64) {
+        let mut state = self.0.borrow_mut();
+        let Ok(file) = state.file(path) else { return };
+        state.misread = Some(Misread { file, wanted, given });
     }
 
     /// The names that are there.
@@ -335,17 +384,16 @@ impl Disk for SimDisk {
 
 impl SimFile {
     fn fill(&self, bytes: &mut [u8], offset: u64) {
-        let state = self.disk.0.borrow();
-        let content = &state.files[self.file];
-        for (number, into) in (offset / SECTOR as u64..).zip(bytes.chunks_mut(SECTOR)) {
-            match content.sectors.get(&number) {
-                Some(sector) => {
-                    let held = into.len().min(sector.len());
-                    into[..held].copy_from_slice(&sector[..held]);
-                    into[held..].fill(0);
-                }
-                None => into.fill(0),
-            }
+        let mut state = self.disk.0.borrow_mut();
+        state.files[self.file].fill(bytes, offset);
+        let (first, count) = (offset / SECTOR as u64, bytes.len().div_ceil(SECTOR) as u64);
+        let strikes = |misread: &mut Misread| {
+            misread.file == self.file && (first..first + count).contains(&misread.wanted)
+        };
+        if let Some(Misread { wanted, given, .. }) = state.misread.take_if(strikes) {
+            let at = usize::try_from(wanted - first).expect("it is one of those that are read") * SECTOR;
+            let end = bytes.len().min(at + SECTOR);
+            state.files[self.file].fill_sector(given, &mut bytes[at..end]);
         }
     }
 }
@@ -378,5 +426,65 @@ impl DiskFile for SimFile {
 
     async fn close(self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::block_on;
+
+    use super::*;
+
+    fn disk_with(path: &Path, sectors: u8) -> SimDisk {
+        let disk = SimDisk::new();
+        block_on(disk.create(path)).unwrap();
+        for number in 0..sectors {
+            disk.write_durable(path, u64::from(number) * SECTOR as u64, &[number + 1; SECTOR]);
+        }
+        disk
+    }
+
+    #[test]
+    fn a_torn_write_is_torn_between_blocks() {
+        let path = Path::new("/log");
+        let mut seen = [false; 3];
+        for seed in 0..200 {
+            let disk = disk_with(path, 2);
+            disk.write_torn(path, 0, &[9; 2 * SECTOR], &mut Random::new(seed, "torn"));
+            let bytes = disk.read(path, 2 * SECTOR as u64).unwrap();
+            let mut arrived = 0;
+            for (number, block) in bytes.chunks(BLOCK).enumerate() {
+                let old = [u8::try_from(number * BLOCK / SECTOR).unwrap() + 1; BLOCK];
+                assert!(block == [9; BLOCK] || block == old, "blocks are whole");
+                arrived += usize::from(block == [9; BLOCK]);
+            }
+            seen[if arrived == 0 { 0 } else { 1 + usize::from(arrived < 16) }] = true;
+        }
+        assert_eq!(seen, [true; 3], "nothing, all of it, and a part");
+    }
+
+    #[test]
+    fn a_misread_strikes_once() {
+        let path = Path::new("/log");
+        let disk = disk_with(path, 3);
+        let first_bytes = || {
+            let bytes = disk.read(path, 3 * SECTOR as u64).unwrap();
+            [bytes[0], bytes[SECTOR], bytes[2 * SECTOR]]
+        };
+        disk.misread(path, 1, 2);
+        assert_eq!(first_bytes(), [1, 3, 3]);
+        assert_eq!(first_bytes(), [1, 2, 3], "the disk holds what it held");
+    }
+
+    #[test]
+    fn a_fork_goes_its_own_way() {
+        let path = Path::new("/log");
+        let disk = disk_with(path, 1);
+        disk.set_unreadable(true);
+        let fork = disk.fork();
+        fork.write_durable(path, 0, &[7; SECTOR]);
+        assert_eq!(fork.read(path, 1).unwrap(), [7]);
+        disk.set_unreadable(false);
+        assert_eq!(disk.read(path, 1).unwrap(), [1]);
     }
 }

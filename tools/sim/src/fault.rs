@@ -61,6 +61,10 @@ pub enum Fault {
     Loss(u8),
     /// So many percent of the frames come twice.
     Duplicate(u8),
+    /// So many percent of the frames with prepare votes are lost.
+    PrepareLoss(u8),
+    /// So many percent of the frames with commit votes are lost.
+    CommitLoss(u8),
     /// Frames overtake each other by up to so many ms.
     Reorder(u16),
     /// Everything takes so many ms more.
@@ -103,14 +107,18 @@ pub enum Fault {
     LostWrite(HostId),
     /// A write lands in another place too, and the process dies.
     Misdirect(HostId),
+    /// A read gives what stands elsewhere, once, at the next start.
+    Misread(HostId),
     /// A validator is Byzantine.
     Byzantine(HostId, Behaviour),
 }
 
 impl Fault {
     /// The names of all kinds.
-    pub const KINDS: [&str; 35] = [
+    pub const KINDS: [&str; 38] = [
         "loss",
+        "prepare-loss",
+        "commit-loss",
         "duplicate",
         "reorder",
         "delay",
@@ -133,6 +141,7 @@ impl Fault {
         "bit-flip",
         "lost-write",
         "misdirect",
+        "misread",
         "twins",
         "selective",
         "equivocate",
@@ -151,6 +160,8 @@ impl Fault {
     pub fn kind(&self) -> &'static str {
         match self {
             Fault::Loss(_) => "loss",
+            Fault::PrepareLoss(_) => "prepare-loss",
+            Fault::CommitLoss(_) => "commit-loss",
             Fault::Duplicate(_) => "duplicate",
             Fault::Reorder(_) => "reorder",
             Fault::Delay(_) => "delay",
@@ -173,6 +184,7 @@ impl Fault {
             Fault::BitFlip(_) => "bit-flip",
             Fault::LostWrite(_) => "lost-write",
             Fault::Misdirect(_) => "misdirect",
+            Fault::Misread(_) => "misread",
             Fault::Byzantine(_, behaviour) => match behaviour {
                 Behaviour::Twins => "twins",
                 Behaviour::Selective => "selective",
@@ -202,14 +214,21 @@ impl Fault {
                 Some(host)
             }
             Fault::SyncError(host) | Fault::ReadError(host) | Fault::BitFlip(host) => Some(host),
-            Fault::LostWrite(host) | Fault::Misdirect(host) => Some(host),
+            Fault::LostWrite(host) | Fault::Misdirect(host) | Fault::Misread(host) => Some(host),
             _ => None,
         }
     }
 
     /// Whether its host is no honest validator any more: such faults strike at most f of them.
     pub fn corrupts(&self) -> bool {
-        matches!(self, Fault::BitFlip(_) | Fault::LostWrite(_) | Fault::Misdirect(_) | Fault::Byzantine(..))
+        matches!(
+            self,
+            Fault::BitFlip(_)
+                | Fault::LostWrite(_)
+                | Fault::Misdirect(_)
+                | Fault::Misread(_)
+                | Fault::Byzantine(..)
+        )
     }
 }
 

@@ -12,11 +12,13 @@
 //! | [`search`] | many seeds on many threads |
 //! | [`shrink`] | a failing plan made small |
 //! | [`trace`] | what happened, as a hash and as lines |
+//! | [`drawing`] | a part of it as a picture |
 #![forbid(unsafe_code)]
 
 pub mod byzantine;
 pub mod coverage;
 pub mod disk;
+pub mod drawing;
 pub mod fault;
 pub mod model;
 pub mod random;

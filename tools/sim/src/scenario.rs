@@ -101,6 +101,9 @@ impl Scenario {
             real_signatures: false,
             plan: Vec::new(),
         };
+        if scenario.has_absence() {
+            (scenario.history_bytes, scenario.accounts, scenario.rate) = (4 << 10, 4, 32);
+        }
         scenario.plan = match atlas {
             Atlas::Calm => Vec::new(),
             Atlas::Within => scenario.draw_plan(&mut dice),
@@ -139,6 +142,7 @@ impl Scenario {
         let mut plan = Vec::new();
         let corrupt = if dice.percent(60) { dice.some(self.faulty(), self.validators) } else { Vec::new() };
         let disks = dice.percent(30);
+        let (absence, corrupt) = self.draw_absence(corrupt, disks);
         if !disks {
             for &host in &corrupt {
                 for _ in 0..dice.between(1, 2) {
@@ -165,14 +169,66 @@ impl Scenario {
             plan.push(Episode { at, lasts, fault });
         }
         if disks {
+            let rare = &mut Random::new(self.seed, "misread");
             for &host in &corrupt {
-                let fault =
+                let write =
                     [Fault::BitFlip(host), Fault::LostWrite(host), Fault::Misdirect(host)][dice.index(3)];
+                let fault = if rare.percent(25) { Fault::Misread(host) } else { write };
                 plan.push(Episode { at: dice.below(self.horizon), lasts: dice.between(10, 2_000), fault });
             }
         }
+        plan.extend(self.draw_storm());
+        plan.extend(absence);
         plan.sort_by_key(|episode| episode.at);
         plan
+    }
+
+    /// A storm: view after view fails, each in another way, so that validators leave them with different certificates.
+    fn draw_storm(&self) -> Vec<Episode> {
+        let dice = &mut Random::new(self.seed, "storm");
+        let mut plan = Vec::new();
+        if !dice.percent(25) {
+            return plan;
+        }
+        let mut at = dice.below(self.horizon / 2);
+        for _ in 0..dice.between(3, 8) {
+            let lasts = self.view_timeout * dice.between(1, 4);
+            let percent = u8::try_from(dice.between(50, 98)).expect("below 100");
+            let lost = [Fault::PrepareLoss(percent), Fault::CommitLoss(percent)][dice.index(2)];
+            plan.push(Episode { at, lasts, fault: lost });
+            if dice.percent(60) {
+                plan.push(Episode { at, lasts, fault: Fault::Partition(1 << dice.index(self.validators)) });
+            }
+            at += lasts;
+        }
+        plan.retain(|episode| episode.at < self.horizon);
+        plan
+    }
+
+    /// Whether somebody is away for so long that peers have forgotten the blocks in between.
+    fn has_absence(&self) -> bool {
+        Random::new(self.seed, "absence").percent(20)
+    }
+
+    /// The absence, and who is corrupt: mostly somebody is, who then lies about states too.
+    fn draw_absence(&self, mut corrupt: Vec<HostId>, disks: bool) -> (Vec<Episode>, Vec<HostId>) {
+        let mut plan = Vec::new();
+        if !self.has_absence() {
+            return (plan, corrupt);
+        }
+        let dice = &mut Random::new(self.seed, "absent");
+        if corrupt.is_empty() && dice.percent(80) {
+            corrupt = dice.some(self.faulty(), self.validators);
+        }
+        let whole: Vec<HostId> = (0..self.validators).filter(|host| !corrupt.contains(host)).collect();
+        let host = whole[dice.index(whole.len())];
+        let (at, lasts) = (dice.below(self.horizon / 2), dice.between(3_000, 8_000));
+        plan.push(Episode { at, lasts, fault: Fault::Crash(host, 0) });
+        if !disks {
+            let lies = |&host: &HostId| Fault::Byzantine(host, Behaviour::WrongState);
+            plan.extend(corrupt.iter().map(lies).map(|fault| Episode { at: 0, lasts: self.horizon, fault }));
+        }
+        (plan, corrupt)
     }
 
     fn draw_fault(&self, group: usize, dice: &mut Random) -> Fault {
@@ -222,8 +278,10 @@ impl Scenario {
         let mut plan = self.draw_plan(dice);
         plan.retain(|episode| !episode.fault.corrupts());
         let count = self.faulty() + 1 + dice.index(self.validators - self.faulty());
+        let rare = &mut Random::new(self.seed, "misread");
         for host in dice.some(count, self.validators) {
-            let fault = [Fault::BitFlip(host), Fault::Misdirect(host)][dice.index(2)];
+            let write = [Fault::BitFlip(host), Fault::Misdirect(host)][dice.index(2)];
+            let fault = if rare.percent(25) { Fault::Misread(host) } else { write };
             plan.push(Episode { at: dice.below(self.horizon), lasts: dice.between(10, 2_000), fault });
         }
         plan.sort_by_key(|episode| episode.at);

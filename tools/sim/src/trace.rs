@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use dag::{Hash, client};
+use dag::{Hash, VoteKind, client};
 use engine::node::frame::Frame;
 use pbft::Message;
 
@@ -31,15 +31,72 @@ pub enum Kind {
     Lost,
 }
 
+/// What a frame is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Topic {
+    /// A block is proposed.
+    Proposal,
+    /// Votes, the furthest of which is to prepare.
+    Prepare,
+    /// Votes, one of them to commit.
+    Commit,
+    /// Votes on checkpoints.
+    Checkpoint,
+    /// Complaints, view changes, new views.
+    ViewChange,
+    /// Blocks and states for those who are behind.
+    Transfer,
+    /// Where somebody stands.
+    Status,
+    /// Transactions and answers.
+    Client,
+}
+
+/// A frame on its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Arrow {
+    /// Who sends it; clients from [`CLIENTS`] on.
+    pub from: usize,
+    /// To whom.
+    pub to: usize,
+    /// When it arrives, ns; never where it is lost.
+    pub arrives: Option<u64>,
+    /// What it is about.
+    pub topic: Topic,
+}
+
+/// What a line is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    /// A frame.
+    Frame(Arrow),
+    /// A process starts.
+    Starts(usize),
+    /// A process dies.
+    Dies(usize),
+    /// Something else.
+    Note,
+}
+
 /// A line of the trace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Line {
     /// When, ns.
     pub at: u64,
-    /// Who spoke to whom, where somebody did.
-    pub arrow: Option<(usize, usize)>,
-    /// What.
+    /// What it is about.
+    pub what: What,
+    /// The words.
     pub text: String,
+}
+
+impl Line {
+    /// The frame, where it is one.
+    pub fn arrow(&self) -> Option<&Arrow> {
+        match &self.what {
+            What::Frame(arrow) => Some(arrow),
+            _ => None,
+        }
+    }
 }
 
 /// What happened so far.
@@ -77,16 +134,31 @@ impl Trace {
         let ends = ((from as u64) << 32 | to as u64).to_le_bytes();
         self.push(&[&now.to_le_bytes(), &ends, bytes]);
         if let Some(lines) = &mut self.lines {
-            let text =
-                if from >= CLIENTS || to >= CLIENTS { client_frame(from, bytes) } else { describe(bytes) };
-            lines.push(Line { at: now, arrow: Some((from, to)), text });
+            let (topic, text) = match from >= CLIENTS || to >= CLIENTS {
+                true => (Topic::Client, client_frame(from, bytes)),
+                false => describe(bytes),
+            };
+            lines.push(Line { at: now, what: What::Frame(Arrow { from, to, arrives: None, topic }), text });
+        }
+    }
+
+    /// The last frame arrives then: the first of its copies counts.
+    pub fn arrives(&mut self, at: u64) {
+        let last = self.lines.as_mut().and_then(|lines| lines.last_mut());
+        if let Some(Line { what: What::Frame(arrow), .. }) = last {
+            arrow.arrives.get_or_insert(at);
         }
     }
 
     /// A line for people.
     pub fn line(&mut self, now: u64, text: impl FnOnce() -> String) {
+        self.happens(now, What::Note, text);
+    }
+
+    /// A line for people about this.
+    pub fn happens(&mut self, now: u64, what: What, text: impl FnOnce() -> String) {
         if let Some(lines) = &mut self.lines {
-            lines.push(Line { at: now, arrow: None, text: text() });
+            lines.push(Line { at: now, what, text: text() });
         }
     }
 
@@ -121,7 +193,7 @@ fn client_frame(from: usize, bytes: &Bytes) -> String {
 }
 
 /// A frame between validators in a few words.
-fn describe(bytes: &Bytes) -> String {
+fn describe(bytes: &Bytes) -> (Topic, String) {
     match Frame::decode(bytes) {
         Ok(Frame::Votes(bundle)) => {
             let mut text = String::from("votes");
@@ -137,21 +209,50 @@ fn describe(bytes: &Bytes) -> String {
                     short(&vote.digest)
                 );
             }
-            text
+            let has = |kind| bundle.votes().iter().any(|vote| vote.kind == kind);
+            let topic = match (has(VoteKind::Commit), has(VoteKind::Prepare)) {
+                (true, _) => Topic::Commit,
+                (false, true) => Topic::Prepare,
+                (false, false) => Topic::Checkpoint,
+            };
+            (topic, text)
         }
-        Ok(Frame::Agreement(table, message)) => format!("t{table} {}", message_words(&message)),
-        Ok(Frame::Transactions(records)) => format!("{} transactions", records.len()),
-        Ok(Frame::WantState { table, above, offset }) => {
+        Ok(Frame::Agreement(table, message)) => {
+            (message_topic(&message), format!("t{table} {}", message_words(&message)))
+        }
+        Ok(Frame::Transactions(records)) => (Topic::Client, format!("{} transactions", records.len())),
+        Ok(Frame::Hello { .. }) => (Topic::Status, "hello".into()),
+        Ok(frame) => (Topic::Transfer, transfer_words(&frame)),
+        Err(error) => (Topic::Status, format!("garbage: {error}")),
+    }
+}
+
+fn transfer_words(frame: &Frame) -> String {
+    match frame {
+        Frame::WantState { table, above, offset } => {
             format!("t{table} wants state above h{above} from {offset}")
         }
-        Ok(Frame::State { table, height, offset, total, .. }) => {
+        Frame::State { table, height, offset, total, .. } => {
             format!("t{table} state h{height} {offset}/{total}")
         }
-        Ok(Frame::NoState(table)) => format!("t{table} no state"),
-        Ok(Frame::WantClaim { table, above }) => format!("t{table} wants a claim above h{above}"),
-        Ok(Frame::Claim { table, height, digest }) => format!("t{table} claims h{height} {}", short(&digest)),
-        Ok(Frame::Hello { .. }) => "hello".into(),
-        Err(error) => format!("garbage: {error}"),
+        Frame::NoState(table) => format!("t{table} no state"),
+        Frame::WantClaim { table, above } => format!("t{table} wants a claim above h{above}"),
+        Frame::Claim { table, height, digest } => format!("t{table} claims h{height} {}", short(digest)),
+        Frame::Hello { .. } | Frame::Transactions(_) | Frame::Agreement(..) | Frame::Votes(_) => {
+            unreachable!("these are no part of a transfer")
+        }
+    }
+}
+
+fn message_topic(message: &Message) -> Topic {
+    match message {
+        Message::Proposal { .. } => Topic::Proposal,
+        Message::ViewChange(_) | Message::NewView(_) | Message::FetchView { .. } => Topic::ViewChange,
+        Message::Suspect { .. } => Topic::ViewChange,
+        Message::FetchBlocks { .. } | Message::Blocks(_) => Topic::Transfer,
+        Message::FetchBody { .. } | Message::Body(_) => Topic::Transfer,
+        Message::StableCheckpoint(_) => Topic::Checkpoint,
+        Message::Status { .. } => Topic::Status,
     }
 }
 
@@ -194,27 +295,32 @@ fn message_words(message: &Message) -> String {
 /// ```text
 ///     12.345678  │    ├───────▶    │  votes Prepare✓(t3 v0 h5 ab12cd)
 /// ```
-pub fn draw(lines: &[Line], hosts: usize) -> String {
+pub fn text(lines: &[Line], hosts: usize) -> String {
     let mut text = String::new();
     let heads: String = (0..hosts).map(|host| format!("{host:<6}")).collect();
     let _ = writeln!(text, "{:>12}  {heads}", "ms");
     for line in lines {
-        let _ = writeln!(text, "{:>12.6}  {}{}", line.at as f64 / 1e6, flow(line.arrow, hosts), words(line));
+        let _ =
+            writeln!(text, "{:>12.6}  {}{}", line.at as f64 / 1e6, flow(line.arrow(), hosts), words(line));
     }
     text
 }
 
 fn words(line: &Line) -> String {
-    match line.arrow {
-        Some((from, to)) if from >= CLIENTS => format!("client {} → {to}: {}", from - CLIENTS, line.text),
-        Some((from, to)) if to >= CLIENTS => format!("{from} → client {}: {}", to - CLIENTS, line.text),
+    match line.arrow() {
+        Some(&Arrow { from, to, .. }) if from >= CLIENTS => {
+            format!("client {} → {to}: {}", from - CLIENTS, line.text)
+        }
+        Some(&Arrow { from, to, .. }) if to >= CLIENTS => {
+            format!("{from} → client {}: {}", to - CLIENTS, line.text)
+        }
         _ => line.text.clone(),
     }
 }
 
-fn flow(arrow: Option<(usize, usize)>, hosts: usize) -> String {
+fn flow(arrow: Option<&Arrow>, hosts: usize) -> String {
     let mut cells: Vec<char> = (0..hosts * 6).map(|at| if at % 6 == 0 { '│' } else { ' ' }).collect();
-    if let Some((from, to)) = arrow.filter(|(from, to)| *from < hosts && *to < hosts) {
+    if let Some(&Arrow { from, to, .. }) = arrow.filter(|arrow| arrow.from < hosts && arrow.to < hosts) {
         let (low, high) = (from.min(to) * 6, from.max(to) * 6);
         cells[low + 1..high].fill('─');
         (cells[from * 6], cells[to * 6]) = ('●', if to > from { '▶' } else { '◀' });

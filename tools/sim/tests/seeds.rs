@@ -8,7 +8,7 @@ use sim::{
     run, run_traced,
     scenario::{Atlas, Scenario},
     search::{Plan, run_seed, search},
-    trace::draw,
+    trace::text,
 };
 
 fn plan(atlas: Atlas) -> Plan {
@@ -64,7 +64,7 @@ fn different_seeds_differ_and_a_trace_changes_nothing() {
     let (first, lines) = run_traced(&scenario(1));
     assert_eq!(first.trace, run(&scenario(1)).trace);
     assert_ne!(first.trace, run(&scenario(2)).trace);
-    let text = draw(&lines, 4);
+    let text = text(&lines, 4);
     assert!(text.contains("Prepare") && text.contains('▶') && text.contains("submit"), "{text}");
 }
 

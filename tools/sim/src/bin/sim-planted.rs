@@ -22,7 +22,11 @@ use sim::{
 const HELP: &str = "\
 Usage: sim-planted [--json] [--seeds N] [--first SEED] [--threads N] [NAME…]
 
-Plants each defect, or each that is named, and runs seeds until an invariant is violated: at most N (1000) of them.";
+Plants each defect, or each that is named, and runs seeds until an invariant is violated: at most N (1000) of them.
+The name `none` stands for no defect: nothing may be found then.";
+
+/// The control: no defect.
+const NONE: Known = (None, "none", "Nothing is wrong.");
 
 /// What became of a defect.
 #[derive(Serialize)]
@@ -67,16 +71,23 @@ fn arguments() -> Result<Arguments, String> {
             "--seeds" => parsed.seeds = number()?,
             "--first" => parsed.first = number()?,
             "--threads" => parsed.threads = usize::try_from(number()?).map_err(|error| error.to_string())?,
-            name if Defect::ALL.iter().any(|(_, known, _)| *known == name) => parsed.names.push(argument),
+            name if known().any(|(_, known, _)| known == name) => parsed.names.push(argument),
             _ => return Err(format!("{argument} is no defect and no option\n\n{HELP}")),
         }
     }
     Ok(parsed)
 }
 
+type Known = (Option<Defect>, &'static str, &'static str);
+
+/// All that can be named.
+fn known() -> impl Iterator<Item = Known> {
+    Defect::ALL.iter().map(|&(defect, name, what)| (Some(defect), name, what)).chain([NONE])
+}
+
 /// Runs seeds with a defect until one shows it.
-fn hunt(arguments: &Arguments, defect: Defect, name: &'static str, what: &'static str) -> Found {
-    planted::plant(Some(defect));
+fn hunt(arguments: &Arguments, (defect, name, what): Known) -> Found {
+    planted::plant(defect);
     let began = Instant::now();
     let mut found = Found {
         name,
@@ -112,20 +123,20 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let wanted: Vec<_> = Defect::ALL
-        .iter()
-        .filter(|(_, name, _)| {
-            arguments.names.is_empty() || arguments.names.iter().any(|wanted| wanted == name)
-        })
-        .collect();
+    let is_wanted = |(defect, name, _): &Known| match arguments.names.is_empty() {
+        true => defect.is_some(),
+        false => arguments.names.iter().any(|wanted| wanted == name),
+    };
+    let wanted: Vec<Known> = known().filter(is_wanted).collect();
     let (next, all) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for _ in 0..arguments.threads.max(1) {
             scope.spawn(|| {
-                while let Some(&&(defect, name, what)) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let found = hunt(&arguments, defect, name, what);
+                while let Some(&known) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let found = hunt(&arguments, known);
                     eprintln!(
-                        "{name}: {} after {} seeds, {:.1} s {}",
+                        "{}: {} after {} seeds, {:.1} s {}",
+                        found.name,
                         if found.found { "found" } else { "NOT FOUND" },
                         found.seeds,
                         found.seconds,
@@ -137,7 +148,7 @@ fn main() -> ExitCode {
         }
     });
     let mut defects = all.into_inner().expect("no thread panics with it");
-    let place = |found: &Found| Defect::ALL.iter().position(|(_, name, _)| *name == found.name);
+    let place = |found: &Found| known().position(|(_, name, _)| name == found.name);
     defects.sort_by_key(place);
     let found = defects.iter().filter(|defect| defect.found).count();
     let report = Report { commit: sim::COMMIT, planted: defects.len(), found, defects };

@@ -6,7 +6,7 @@ use dag::Height;
 use engine::{
     log::Writer,
     node::{Core, Settings},
-    recovery::{Agreement, RecoveryError, Sources, recover},
+    recovery::{Agreement, Recovered, RecoveryError, Sources, recover},
     snapshot,
     topology::Placement,
 };
@@ -15,7 +15,11 @@ use super::{
     Event, Invariant, MS, SECOND, World,
     hosts::{CoreHost, LOG, directory},
 };
-use crate::{fault::HostId, trace::Kind};
+use crate::{
+    disk::SimDisk,
+    fault::HostId,
+    trace::{Kind, What},
+};
 
 /// Longest view-change timeout, ns.
 const VIEW_TIMEOUT_MAX: u64 = 5 * SECOND;
@@ -44,7 +48,7 @@ impl World {
         match self.recover(id) {
             Ok(cores) => {
                 self.trace.mark(self.now, Kind::Boot, id);
-                self.trace.line(self.now, || format!("host {id} starts"));
+                self.trace.happens(self.now, What::Starts(id), || format!("host {id} starts"));
                 let host = &mut self.hosts[id];
                 host.cores = cores;
                 for core in &mut host.cores {
@@ -85,39 +89,34 @@ impl World {
 
     fn recover(&mut self, id: HostId) -> Result<Vec<CoreHost>, RecoveryError> {
         let (shard, settings) = (self.shard(id), self.settings());
-        let directory = directory();
         let (now, host) = (self.now, &mut self.hosts[id]);
         host.boot = now;
         host.clock.leap = 0;
-        snapshot::remove_leftovers(&host.disk, &directory)?;
+        let disk = host.disk.clone();
+        snapshot::remove_leftovers(&disk, &directory())?;
+        if self.hosts[id].behaviours.is_empty()
+            && !self.hosts[id].twin
+            && let Some(what) = self.strange_record(id, &disk)
+        {
+            self.judge.ledger.fail(now, Invariant::Recovery, format!("host {id} {what}"));
+        }
         let mut cores = Vec::new();
         for core in 0..self.scenario.cores {
-            let placement = Placement { cores: self.scenario.cores, core };
-            let key = Rc::clone(&self.keys[usize::from(host.replica)]);
-            let sources = Sources {
-                disk: host.disk.clone(),
-                directory: &directory,
-                genesis: &self.genesis,
-                log: LOG,
-                log_from: 0,
-                silent: false,
-                agreement: Agreement {
-                    view_timeout: settings.view_timeout,
-                    view_timeout_max: settings.view_timeout_max,
-                    check_all: false,
-                    check_after: CHECK_AFTER,
-                },
-                index_seed: self.dice.host.any(),
-                log_salt: self.dice.host.bytes(),
-                indexed: &|_| Height::MAX,
-            };
-            let recovered = recover(&sources, &shard, placement, &key)?;
+            let random = (self.dice.host.any(), self.dice.host.bytes());
+            let recovered = self.recover_core(id, &disk, core, random)?;
+            if self.hosts[id].honest
+                && let Some(what) = self.hosts[id].promised.forgotten_by(&recovered)
+            {
+                self.judge.ledger.fail(now, Invariant::Recovery, format!("host {id} {what}"));
+            }
             for note in recovered.notes {
                 self.trace.line(now, || format!("host {id}: {note}"));
             }
             let writer = Writer::new(LOG, &recovered.tail);
             let log = (writer, recovered.end);
             let seed = self.dice.host.bytes();
+            let placement = Placement { cores: self.scenario.cores, core };
+            let key = Rc::clone(&self.keys[usize::from(self.hosts[id].replica)]);
             let mut core =
                 Core::new(shard.clone(), placement, settings.clone(), key, seed, recovered.tables, log);
             for delivery in recovered.deliveries {
@@ -133,5 +132,35 @@ impl World {
             });
         }
         Ok(cores)
+    }
+
+    /// What a core of a host would start with from a disk.
+    pub(super) fn recover_core(
+        &self,
+        id: HostId,
+        disk: &SimDisk,
+        core: u16,
+        (index_seed, log_salt): (u64, [u8; 32]),
+    ) -> Result<Recovered, RecoveryError> {
+        let settings = self.settings();
+        let key = &self.keys[usize::from(self.hosts[id].replica)];
+        let sources = Sources {
+            disk: disk.clone(),
+            directory: &directory(),
+            genesis: &self.genesis,
+            log: LOG,
+            log_from: 0,
+            silent: false,
+            agreement: Agreement {
+                view_timeout: settings.view_timeout,
+                view_timeout_max: settings.view_timeout_max,
+                check_all: false,
+                check_after: CHECK_AFTER,
+            },
+            index_seed,
+            log_salt,
+            indexed: &|_| Height::MAX,
+        };
+        recover(&sources, &self.shard(id), Placement { cores: self.scenario.cores, core }, key)
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     model::{Account, Heard, Invariant, Wanted, hear},
     random::Random,
     scenario::Scenario,
-    trace::Kind,
+    trace::{CLIENTS, Kind},
 };
 
 /// An answer that takes so long is asked of another validator, ns.
@@ -236,7 +236,8 @@ impl World {
         }
         let local = host.local(self.now);
         let core = &mut host.cores[session.core].core;
-        self.trace.frame(self.now, 1_000 + number, session.host, bytes);
+        self.trace.frame(self.now, CLIENTS + number, session.host, bytes);
+        self.trace.arrives(self.now);
         let (id, number_of_core) = (session.host, session.core);
         match core.on_client_frame(session.id, bytes, local) {
             Ok(flow) => session.is_paused |= flow == Flow::Pause,
@@ -276,7 +277,8 @@ impl World {
         let client = &self.clients[number];
         let Some(open) = client.session.as_ref().filter(|_| client.sessions == session) else { return };
         let host = open.host;
-        self.trace.frame(self.now, host, 1_000 + number, bytes);
+        self.trace.frame(self.now, host, CLIENTS + number, bytes);
+        self.trace.arrives(self.now);
         let mut frames = Vec::new();
         let mut reader = FrameReader::new(client::MAX_FRAME);
         reader.push(bytes, &mut |frame| frames.push(frame)).expect("validators frame their answers well");

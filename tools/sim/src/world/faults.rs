@@ -25,7 +25,8 @@ impl World {
     fn strike(&mut self, episode: &Episode) {
         let (now, lasts) = (self.now, episode.lasts * MS);
         match episode.fault {
-            Fault::Loss(_) | Fault::Duplicate(_) | Fault::Reorder(_) | Fault::Delay(_) => {}
+            Fault::Loss(_) | Fault::PrepareLoss(_) | Fault::CommitLoss(_) => {}
+            Fault::Duplicate(_) | Fault::Reorder(_) | Fault::Delay(_) => {}
             Fault::Byzantine(..) => {}
             Fault::Cut(from, to) => self.network.wire(from, to).cuts += 1,
             Fault::Partition(set) => self.partition(set, |cuts| *cuts += 1),
@@ -75,13 +76,16 @@ impl World {
                 self.hosts[host].losing = true;
                 self.hosts[host].death = (lasts, true);
             }
-            Fault::Misdirect(host) => {
+            Fault::Misdirect(host) | Fault::Misread(host) => {
                 self.hosts[host].honest = false;
                 let disk = &self.hosts[host].disk;
-                if let Some((path, sector)) = disk.any_sector(true, &mut self.dice.disk)
+                if let Some((path, one)) = disk.any_sector(true, &mut self.dice.disk)
                     && let Some((_, other)) = disk.any_sector(true, &mut self.dice.disk)
                 {
-                    disk.misdirect(&path, sector, other);
+                    match episode.fault {
+                        Fault::Misread(_) => disk.misread(&path, one, other),
+                        _ => disk.misdirect(&path, one, other),
+                    }
                 }
                 self.let_die(host, 0, lasts, true);
             }
@@ -149,11 +153,14 @@ impl World {
     fn retune(&mut self) {
         let now = self.now / MS;
         let (mut loss, mut duplicate, mut reorder, mut delay) = (0, 0, 0, 0);
+        let (mut prepare_loss, mut commit_loss) = (0, 0);
         if !self.healed {
             let on = |episode: &&Episode| episode.at <= now && now < episode.at + episode.lasts;
             for episode in self.scenario.plan.iter().filter(on) {
                 match episode.fault {
                     Fault::Loss(percent) => loss = loss.max(percent.into()),
+                    Fault::PrepareLoss(percent) => prepare_loss = prepare_loss.max(percent.into()),
+                    Fault::CommitLoss(percent) => commit_loss = commit_loss.max(percent.into()),
                     Fault::Duplicate(percent) => duplicate = duplicate.max(percent.into()),
                     Fault::Reorder(ms) => reorder = reorder.max(ms.into()),
                     Fault::Delay(ms) => delay = delay.max(ms.into()),
@@ -162,6 +169,8 @@ impl World {
             }
         }
         self.network.loss = loss;
+        self.network.prepare_loss = prepare_loss;
+        self.network.commit_loss = commit_loss;
         self.network.duplicate = duplicate;
         self.network.reorder = reorder;
         self.network.delay = delay;

@@ -2,26 +2,24 @@
 
 use std::{collections::HashMap, path::PathBuf};
 
-use dag::{Hash, Height, ReplicaId, TableId, Vote, VoteKind, vote::VOTE_SIZE};
+use dag::{Hash, Height, ReplicaId, TableId, Vote, VoteKind};
 use engine::{
-    log::{
-        LogConfig, SECTOR, Write,
-        frame::{GROUP_HEADER, GroupHeader, RECORD_HEADER},
-        segment,
-    },
-    node::{AGREEMENT, Core, Cross, Effect, SnapshotJob},
+    log::{LogConfig, Write, segment},
+    node::{Core, Cross, Effect, SnapshotJob},
     snapshot::{self, SnapshotId},
     topology::Shard,
 };
 use futures_lite::future::block_on;
-use netio::AlignedBuf;
 
-use super::{Event, GENESIS_TIME, Invariant, MS, SECOND, World};
+use super::{
+    Event, GENESIS_TIME, Invariant, MS, SECOND, World,
+    memory::{Promised, note_durable},
+};
 use crate::{
     disk::SimDisk,
     fault::{Behaviour, HostId},
     scenario::Scenario,
-    trace::Kind,
+    trace::{Kind, What},
 };
 
 /// Small segments and groups, so that a short history goes through many.
@@ -98,8 +96,10 @@ pub struct Host {
     /// It will not start any more.
     pub gone: bool,
     pub next_session: u64,
-    /// Votes whose record was durable at some time.
+    /// Votes whose record was durable at some time, or may have been.
     pub durable: HashMap<Ballot, Hash>,
+    /// What its log holds for certain.
+    pub promised: Promised,
     /// By table: heights that were seen committed and executed.
     pub seen: Vec<(Height, Height)>,
     /// Frames that it sent, of which a liar repeats some.
@@ -148,6 +148,7 @@ impl Host {
             gone: false,
             next_session: 0,
             durable: HashMap::new(),
+            promised: Promised::default(),
             seen: vec![(0, 0); usize::from(scenario.tables)],
             said: Vec::new(),
         }
@@ -276,6 +277,7 @@ impl World {
         }
         let host = &mut self.hosts[id];
         let Some(write) = host.cores[number].core.journal().begin_commit() else { return true };
+        host.promised.may_add(&write);
         if !host.burn() {
             host.cores[number].writing = Some(write);
             return false;
@@ -284,6 +286,7 @@ impl World {
         host.cores[number].writing = Some(write);
         let life = host.life;
         self.at(latency, Event::Written { host: id, core: number, life });
+        self.maybe_imagine_death(id);
         true
     }
 
@@ -301,6 +304,7 @@ impl World {
                 let path = segment::path(&directory(), core_number(number), write.segment);
                 host.disk.write_durable(&path, write.offset.into(), &write.buf);
                 note_durable(&mut host.durable, &write);
+                host.promised.add(&write);
             }
             let (down, _) = host.death;
             return self.crash(id, down, false);
@@ -314,6 +318,7 @@ impl World {
             host.disk.write_durable(&path, write.offset.into(), &write.buf);
         }
         note_durable(&mut host.durable, &write);
+        host.promised.add(&write);
         let local = host.local(now);
         host.cores[number].core.on_durable(write.buf, local);
         self.wake(id, number);
@@ -433,7 +438,9 @@ impl World {
     pub(super) fn crash(&mut self, id: HostId, down: u64, power: bool) {
         let now = self.now;
         self.trace.mark(now, Kind::Crash, id);
-        self.trace.line(now, || format!("host {id} dies{}", if power { " with the power" } else { "" }));
+        self.trace.happens(now, What::Dies(id), || {
+            format!("host {id} dies{}", if power { " with the power" } else { "" })
+        });
         let host = &mut self.hosts[id];
         for (number, core) in host.cores.drain(..).enumerate() {
             let Some(write) = core.writing else { continue };
@@ -472,28 +479,4 @@ impl World {
 
 pub fn core_number(number: usize) -> u16 {
     u16::try_from(number).expect("few cores")
-}
-
-/// Remembers the votes of a group of the log.
-fn note_durable(durable: &mut HashMap<Ballot, Hash>, write: &Write) {
-    for_each_record(write, |kind, payload| {
-        // The table, the record's version, and its kind: a vote.
-        if kind == AGREEMENT && payload.len() == 4 + VOTE_SIZE && payload[3] == 2 {
-            let bytes = payload.last_chunk().expect("the length is that of a vote");
-            let vote = Vote::parse(bytes).expect("the log holds whole votes");
-            durable.insert(ballot(&vote), vote.digest);
-        }
-    });
-}
-
-fn for_each_record(write: &Write, mut each: impl FnMut(u8, &[u8])) {
-    let start = if write.offset == 0 { SECTOR as usize } else { 0 };
-    let buf: &AlignedBuf = &write.buf;
-    let header = GroupHeader::peek(&buf[start..]).expect("a group was written");
-    let mut records = &buf[start + GROUP_HEADER..start + GROUP_HEADER + header.payload_bytes as usize];
-    while let Some((head, rest)) = records.split_first_chunk::<RECORD_HEADER>() {
-        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        each(head[4], &rest[..length]);
-        records = &rest[length..];
-    }
 }

@@ -17,6 +17,7 @@ use shard_core::{
 use super::{
     World,
     clients::Client,
+    decisions::Decisions,
     hosts::{Ballot, Host, ballot},
 };
 use crate::{
@@ -32,6 +33,9 @@ pub struct Judge {
     tables: u16,
     supply: u64,
     signed: HashMap<(ReplicaId, Ballot), Hash>,
+    decisions: Decisions,
+    /// States that were fetched from peers.
+    fetched: u64,
     /// By replica and table: the highest block that it has proposed.
     proposed: HashMap<(ReplicaId, TableId), Height>,
     /// By replica and table: the last commit vote for each height, as it left.
@@ -48,19 +52,27 @@ impl Judge {
             tables: scenario.tables,
             supply: genesis.supply(),
             signed: HashMap::new(),
+            decisions: Decisions::new(scenario),
+            fetched: 0,
             proposed: HashMap::new(),
             commits: HashMap::new(),
             refused: 0,
         }
     }
 
+    /// A state was fetched from a peer.
+    pub fn on_fetched(&mut self) {
+        self.fetched += 1;
+    }
+
     /// How much has happened, for a report.
     pub fn facts(&self) -> String {
         format!(
-            "{} blocks, {} transactions executed, {} acknowledged, {} damaged validators stopped",
+            "{} blocks, {} transactions executed, {} acknowledged, {} states fetched, {} damaged validators stopped",
             self.ledger.blocks(),
             self.ledger.executed(),
             self.ledger.acknowledged().len(),
+            self.fetched,
             self.refused
         )
     }
@@ -120,6 +132,9 @@ impl Judge {
         if host.durable.get(&ballot) != Some(&vote.digest) {
             let what = format!("a vote of host {id} leaves before it is durable: {vote:?}");
             return self.ledger.fail(now, Invariant::Durable, what);
+        }
+        if let Some(what) = self.decisions.on_vote(host.replica, vote) {
+            return self.ledger.fail(now, Invariant::Agreement, what);
         }
         if vote.kind == VoteKind::Commit {
             let commits = self.commits.entry((host.replica, vote.table)).or_default();
@@ -185,7 +200,7 @@ impl World {
         if !host.honest {
             return;
         }
-        let mut moved = false;
+        let (mut moved, mut adopted) = (false, Vec::new());
         for view in host.cores[number].core.views() {
             let table = view.id();
             let seen = &mut host.seen[usize::from(table)];
@@ -207,6 +222,9 @@ impl World {
                         self.judge.ledger.on_executed(now, id, table, height, codes);
                     }
                 }
+                if view.committed(executed).is_none() && !state.is_busy() {
+                    adopted.push(table);
+                }
                 seen.1 = executed;
                 self.judge.ledger.on_height(table, executed);
                 moved |= !state.is_busy();
@@ -216,7 +234,9 @@ impl World {
                 }
             }
         }
-        for queue in host.cores[number].core.queues() {
+        let queues = host.cores[number].core.queues();
+        adopted.into_iter().for_each(|table| self.judge_adopted(id, number, table));
+        for queue in queues {
             if queue.length > queue.most {
                 let what =
                     format!("host {id}: {} hold {} and may hold {}", queue.name, queue.length, queue.most);
@@ -231,6 +251,7 @@ impl World {
     /// What must be true at the very end, when everything rests.
     pub(super) fn judge_end(&mut self) {
         let now = self.now;
+        (0..self.scenario.validators).for_each(|id| self.imagine_death(id));
         for id in self.whole_hosts() {
             let host = &self.hosts[id];
             self.judge.ledger.check_promises(now, id, |table| view_height(host, table));

@@ -2,11 +2,14 @@
 //!
 //! Everything that happens is an event with a time; what is next is a matter of the seed alone.
 
+mod adopted;
 mod boot;
 mod clients;
+mod decisions;
 mod faults;
 mod hosts;
 mod judge;
+mod memory;
 mod network;
 mod settle;
 
@@ -106,6 +109,10 @@ struct Dice {
     host: Random,
     client: Random,
     liar: Random,
+    /// Which votes are lost, in addition to other losses.
+    votes: Random,
+    /// What would be left, had a validator died now.
+    imagined: Random,
 }
 
 /// The network that is simulated.
@@ -178,6 +185,8 @@ impl World {
                 host: Random::new(seed, "host"),
                 client: Random::new(seed, "client"),
                 liar: Random::new(seed, "liar"),
+                votes: Random::new(seed, "votes"),
+                imagined: Random::new(seed, "imagined"),
             },
             coverage: Coverage::default(),
             now: 0,

@@ -1,7 +1,7 @@
 //! The wires: connections between validators, and what happens to frames on the way.
 
 use bytes::Bytes;
-use dag::{LaneId, ReplicaId};
+use dag::{LaneId, ReplicaId, VoteKind};
 use engine::node::frame::Frame;
 
 use super::{Event, MS, World};
@@ -34,8 +34,10 @@ pub struct Network {
     size: usize,
     wires: Vec<Wire>,
     links: Vec<Link>,
-    /// Percent lost and doubled, ms of disorder and of delay, now.
+    /// Percent lost (of all frames, of those with prepare and with commit votes) and doubled, ms of disorder and of delay, now.
     pub loss: u64,
+    pub prepare_loss: u64,
+    pub commit_loss: u64,
     pub duplicate: u64,
     pub reorder: u64,
     pub delay: u64,
@@ -48,6 +50,8 @@ impl Network {
             wires: vec![Wire::default(); size * size],
             links: vec![Link::default(); size * size],
             loss: 0,
+            prepare_loss: 0,
+            commit_loss: 0,
             duplicate: 0,
             reorder: 0,
             delay: 0,
@@ -205,16 +209,32 @@ impl World {
             return;
         }
         self.trace.frame(self.now, from, to, bytes);
-        if self.network.wire(from, to).cuts > 0 || self.dice.network.percent(self.network.loss) {
+        if self.network.wire(from, to).cuts > 0
+            || self.dice.network.percent(self.network.loss)
+            || self.is_vote_lost(bytes)
+        {
             self.trace.mark(self.now, Kind::Lost, to);
             return;
         }
         let copies = 1 + u64::from(self.dice.network.percent(self.network.duplicate));
         for _ in 0..copies {
             let at = self.arrival(from, to);
+            self.trace.arrives(at);
             let event = Event::Frame { from, to, lane, bytes: bytes.clone(), epoch: link.epoch };
             self.at(at - self.now, event);
         }
+    }
+
+    /// Whether votes of a frame have it lost.
+    fn is_vote_lost(&mut self, bytes: &Bytes) -> bool {
+        let Network { prepare_loss, commit_loss, .. } = self.network;
+        if prepare_loss + commit_loss == 0 {
+            return false;
+        }
+        let Ok(Frame::Votes(bundle)) = Frame::decode(bytes) else { return false };
+        let has = |kind| bundle.votes().iter().any(|vote| vote.kind == kind);
+        has(VoteKind::Prepare) && self.dice.votes.percent(prepare_loss)
+            || has(VoteKind::Commit) && self.dice.votes.percent(commit_loss)
     }
 
     fn arrival(&mut self, from: HostId, to: HostId) -> u64 {

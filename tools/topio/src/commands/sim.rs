@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -10,13 +10,14 @@ use serde::Serialize;
 use sim::{
     Outcome as Run,
     coverage::Coverage,
+    drawing::{Window, svg},
     fault::Episode,
     model::Violation,
     run_traced,
     scenario::{Atlas, Scenario},
     search::{Failure as Found, Plan, Tally, run_seed, search},
     shrink::shrink,
-    trace::draw,
+    trace::{Line, text},
 };
 
 use crate::{
@@ -35,6 +36,8 @@ Examples:
   topio sim                          random seeds until Ctrl-C
   topio sim --time 5m --json         for five minutes; the facts as JSON
   topio sim --seed 7 --trace t.txt   one seed again, and what happened: a line an event, with the flow between the validators
+  topio sim --seed 7 --draw t.svg --from 900 --to 1200
+                                     the same as a picture of 300 simulated ms, for a browser
   topio sim --seeds 300 --first 1 --twice
                                      these seeds, each twice, and every byte compared
   sudo topio sim --real              three minutes of real processes in network namespaces, under faults
@@ -56,6 +59,16 @@ pub struct Arguments {
     /// With a seed: write what happened into this file
     #[arg(long, requires = "seed", value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// With a seed: draw what happened into this SVG file, as arrows between the validators' lifelines: the last second before the
+    /// violation, or the end
+    #[arg(long, requires = "seed", value_name = "FILE.svg")]
+    draw: Option<PathBuf>,
+    /// Draw from this simulated millisecond on
+    #[arg(long, requires = "draw", value_name = "MS")]
+    from: Option<u64>,
+    /// Draw up to this simulated millisecond
+    #[arg(long, requires = "draw", value_name = "MS")]
+    to: Option<u64>,
     /// With a seed: without these episodes of its plan, counted from 0, as a shrunk failure names them
     #[arg(long, requires = "seed", value_name = "N,N…", value_delimiter = ',')]
     without: Vec<usize>,
@@ -243,12 +256,9 @@ fn replay(arguments: &Arguments, seed: u64, format: Format) -> Outcome {
         number += 1;
         !arguments.without.contains(&(number - 1))
     });
-    let outcome = if let Some(path) = &arguments.trace {
+    let outcome = if arguments.trace.is_some() || arguments.draw.is_some() {
         let (outcome, lines) = run_traced(&scenario);
-        let twins = scenario.byzantine().len();
-        let text = draw(&lines, scenario.validators + twins);
-        std::fs::write(path, text)
-            .map_err(|error| Failure::Failed(format!("{} can't be written: {error}", path.display())))?;
+        show(arguments, &scenario, &outcome, &lines)?;
         outcome
     } else if arguments.twice {
         run_seed(&plan, seed)
@@ -258,6 +268,25 @@ fn replay(arguments: &Arguments, seed: u64, format: Format) -> Outcome {
     let violated = outcome.violation.is_some();
     format.print(&replayed(&scenario, outcome))?;
     if violated { Err(Failure::Failed(format!("seed {seed} violates an invariant"))) } else { Ok(()) }
+}
+
+/// Writes what happened, as lines and as a picture, where that is asked for.
+fn show(arguments: &Arguments, scenario: &Scenario, outcome: &Run, lines: &[Line]) -> Outcome {
+    let write = |path: &Path, content: String| {
+        std::fs::write(path, content)
+            .map_err(|error| Failure::Failed(format!("{} can't be written: {error}", path.display())))
+    };
+    if let Some(path) = &arguments.trace {
+        let twins = scenario.byzantine().len();
+        write(path, text(lines, scenario.validators + twins))?;
+    }
+    if let Some(path) = &arguments.draw {
+        let violation = outcome.violation.as_ref();
+        let end = violation.map_or(outcome.simulated, |violation| violation.at);
+        let window = Window::new(arguments.from, arguments.to, end);
+        write(path, svg(scenario, lines, violation, window))?;
+    }
+    Ok(())
 }
 
 fn replayed(scenario: &Scenario, outcome: Run) -> Replayed {
