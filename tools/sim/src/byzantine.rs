@@ -96,7 +96,7 @@ impl Liar<'_> {
                     message.map(|message| Frame::Agreement(table, message))
                 }
                 Frame::State { table, height, offset, total, bytes }
-                    if behaviour == Behaviour::WrongState =>
+                    if matches!(behaviour, Behaviour::WrongState | Behaviour::FalseState) =>
                 {
                     // A whole state can be forged; that of a simulation comes in one part.
                     let forge = bytes.len() as u64 == total && dice.percent(70);
@@ -105,7 +105,9 @@ impl Liar<'_> {
                     let bytes = forged.unwrap_or_else(|| state::with_turned_bit(&bytes, dice));
                     Some(Frame::State { table, height, offset, total, bytes: bytes.into() })
                 }
-                Frame::Claim { table, height, digest } if behaviour == Behaviour::WrongState => {
+                Frame::Claim { table, height, digest }
+                    if matches!(behaviour, Behaviour::WrongState | Behaviour::FalseState) =>
+                {
                     let digest = Hash(blake3::hash(&digest.0).into());
                     Some(Frame::Claim { table, height: height + dice.below(2), digest })
                 }

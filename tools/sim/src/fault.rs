@@ -34,11 +34,13 @@ pub enum Behaviour {
     Forge,
     /// As checker: never says that it checked.
     Idle,
+    /// Wrong state for those who fetch it, and for nobody else: what others fetch it for goes on.
+    FalseState,
 }
 
 impl Behaviour {
-    /// All of them.
-    pub const ALL: [Behaviour; 12] = [
+    /// What any plan may hold; the others belong to certain ones.
+    pub const ANYWHERE: [Behaviour; 12] = [
         Behaviour::Twins,
         Behaviour::Selective,
         Behaviour::Equivocate,
@@ -115,7 +117,7 @@ pub enum Fault {
 
 impl Fault {
     /// The names of all kinds.
-    pub const KINDS: [&str; 38] = [
+    pub const KINDS: [&str; 39] = [
         "loss",
         "prepare-loss",
         "commit-loss",
@@ -154,6 +156,7 @@ impl Fault {
         "lies",
         "forge",
         "idle",
+        "false-state",
     ];
 
     /// The name of its kind.
@@ -198,6 +201,7 @@ impl Fault {
                 Behaviour::Lies => "lies",
                 Behaviour::Forge => "forge",
                 Behaviour::Idle => "idle",
+                Behaviour::FalseState => "false-state",
             },
         }
     }

@@ -102,7 +102,7 @@ impl Scenario {
             plan: Vec::new(),
         };
         if scenario.has_absence() {
-            (scenario.history_bytes, scenario.accounts, scenario.rate) = (4 << 10, 4, 32);
+            (scenario.history_bytes, scenario.accounts, scenario.rate) = (8 << 10, 4, 32);
         }
         scenario.plan = match atlas {
             Atlas::Calm => Vec::new(),
@@ -146,7 +146,7 @@ impl Scenario {
         if !disks {
             for &host in &corrupt {
                 for _ in 0..dice.between(1, 2) {
-                    let behaviour = Behaviour::ALL[dice.index(Behaviour::ALL.len())];
+                    let behaviour = Behaviour::ANYWHERE[dice.index(Behaviour::ANYWHERE.len())];
                     plan.push(Episode {
                         at: 0,
                         lasts: self.horizon,
@@ -225,7 +225,7 @@ impl Scenario {
         let (at, lasts) = (dice.below(self.horizon / 2), dice.between(3_000, 8_000));
         plan.push(Episode { at, lasts, fault: Fault::Crash(host, 0) });
         if !disks {
-            let lies = |&host: &HostId| Fault::Byzantine(host, Behaviour::WrongState);
+            let lies = |&host: &HostId| Fault::Byzantine(host, Behaviour::FalseState);
             plan.extend(corrupt.iter().map(lies).map(|fault| Episode { at: 0, lasts: self.horizon, fault }));
         }
         (plan, corrupt)

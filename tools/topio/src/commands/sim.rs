@@ -137,7 +137,7 @@ pub fn run(arguments: &Arguments, format: Format) -> Outcome {
 /// Has cargo build the simulator with the defects in it, and runs that: this binary holds none.
 fn planted(arguments: &Arguments, format: Format) -> Outcome {
     let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-    if !std::path::Path::new(workspace).join("tools/sim/Cargo.toml").exists() {
+    if !Path::new(workspace).join("tools/sim/Cargo.toml").exists() {
         let why = "the planted defects are no part of this binary, and its source is not at {workspace}: in a checkout, run \
                    cargo run --release -p sim --features planted --bin sim-planted";
         return Err(Failure::Usage(why.replace("{workspace}", workspace)));
