@@ -361,6 +361,12 @@ impl Replica {
         accepted.filter_map(|accepted| accepted.block.as_ref())
     }
 
+    /// Whether a block in flight, proposed again in this view, is still being fetched.
+    pub fn lacks_bodies(&self) -> bool {
+        let accepted = self.window.iter().map_while(|(_, instance)| instance.accepted.as_ref());
+        accepted.into_iter().any(|accepted| accepted.block.is_none())
+    }
+
     /// Where it stands.
     pub fn summary(&self) -> Summary {
         Summary {

@@ -16,6 +16,7 @@ mod ingest;
 mod journal;
 mod meters;
 mod observe;
+mod propose;
 mod query;
 mod retention;
 mod stages;

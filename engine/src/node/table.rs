@@ -120,6 +120,8 @@ pub(super) struct TableNode {
     pub needs: Needs,
     /// Whether the view is active.
     pub active: bool,
+    /// The view whose blocks in flight the mempool knows, all of them.
+    pub sorted: Option<View>,
     /// Log bytes since the last snapshot began.
     pub logged: u64,
     /// Since when some transaction waits to be proposed.
@@ -164,6 +166,7 @@ impl TableNode {
             sync: Sync::default(),
             needs: setup.needs,
             active: true,
+            sorted: None,
             logged: 0,
             ready_since: None,
             last_commit: 0,

@@ -59,6 +59,8 @@ pub struct Scenario {
     pub eager: bool,
     /// Whether a random quorum is healed at the end, or everybody.
     pub heal_quorum_only: bool,
+    /// A validator's death is imagined in the midst of one in so many writes of its log.
+    pub imagined: u64,
     /// Real signatures in place of simulated ones.
     pub real_signatures: bool,
     /// What goes wrong.
@@ -98,6 +100,7 @@ impl Scenario {
             view_timeout: [300, 600, 600, 1_000][dice.index(4)],
             eager: rare.percent(25),
             heal_quorum_only: dice.percent(40),
+            imagined: [150, 600, 2_400][rare.index(3)],
             real_signatures: false,
             plan: Vec::new(),
         };
@@ -120,6 +123,7 @@ impl Scenario {
         (scenario.tables, scenario.lanes, scenario.cores) = (16, 1, 1);
         (scenario.clients, scenario.accounts, scenario.rate) = (2, 4, 2);
         scenario.horizon = 60_000;
+        scenario.imagined = 1_200;
         scenario.plan = scenario.draw_plan(dice);
         scenario
     }

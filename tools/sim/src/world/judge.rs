@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use dag::{
     Address, Block, Hash, Height, ReplicaId, TableId, View, Vote, VoteKind,
+    client::Code,
     vote::{BUNDLE_HEADER_SIZE, VOTE_SIZE},
 };
 use engine::{genesis::Genesis, node::frame::Frame};
@@ -34,6 +35,8 @@ pub struct Judge {
     supply: u64,
     signed: HashMap<(ReplicaId, Ballot), Hash>,
     decisions: Decisions,
+    /// Nobody is Byzantine.
+    all_honest: bool,
     /// States that were fetched from peers.
     fetched: u64,
     /// By replica and table: the highest block that it has proposed.
@@ -53,6 +56,7 @@ impl Judge {
             supply: genesis.supply(),
             signed: HashMap::new(),
             decisions: Decisions::new(scenario),
+            all_honest: scenario.byzantine().is_empty(),
             fetched: 0,
             proposed: HashMap::new(),
             commits: HashMap::new(),
@@ -220,6 +224,12 @@ impl World {
                     }
                     if let Some(codes) = view.committed(height).and_then(|found| found.codes.as_ref()) {
                         self.judge.ledger.on_executed(now, id, table, height, codes);
+                        if self.judge.all_honest && codes.contains(&Code::GappedSequence) {
+                            let what = format!(
+                                "table {table} height {height}: an honest primary left a gap in a chain"
+                            );
+                            self.judge.ledger.fail(now, Invariant::Admission, what);
+                        }
                     }
                 }
                 if view.committed(executed).is_none() && !state.is_busy() {

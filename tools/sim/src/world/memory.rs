@@ -25,8 +25,6 @@ use super::{
 };
 use crate::{disk::SimDisk, fault::HostId};
 
-/// Of so many writes of the log a death is imagined in the midst of one.
-const IMAGINED: u64 = 150;
 /// Bytes of a record of the log before what it says: the table (2), the record's version and its kind.
 const RECORD_START: usize = 4;
 
@@ -133,7 +131,7 @@ impl Promised {
 impl World {
     /// A validator writes its log: now and then its death is imagined before that is done.
     pub(super) fn maybe_imagine_death(&mut self, id: HostId) {
-        if !self.healed && self.dice.imagined.below(IMAGINED) == 0 {
+        if !self.healed && self.dice.imagined.below(self.scenario.imagined) == 0 {
             self.imagine_death(id);
         }
     }
