@@ -19,6 +19,9 @@ use sim::{
     scenario::{Atlas, Scenario},
 };
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const HELP: &str = "\
 Usage: sim-planted [--json] [--seeds N] [--first SEED] [--threads N] [NAME…]
 
