@@ -47,8 +47,8 @@ pub const MAX_TRANSACTIONS: usize = 1024;
 /// Most inbox references of a block: one for each other table of the largest shard.
 pub const MAX_INBOX_REFS: usize = 1023;
 
-/// The fixed first part of a block.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// The fixed first part of a block. By default all of it is zero, which no block's is.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct BlockHeader {
     /// The network.
     pub chain: ChainId,

@@ -14,7 +14,7 @@ use crate::{
     output::{Divergence, Output},
     record::Record,
     votes::Cast,
-    window::Window,
+    window::{Accepted, Window},
 };
 
 /// Events since the start; all only grow.
@@ -357,14 +357,16 @@ impl Replica {
     /// The accepted blocks above the committed height, ascending; what the next proposal builds upon. A
     /// re-proposed block that is still being fetched is left out.
     pub fn in_flight(&self) -> impl Iterator<Item = &Block> {
-        let accepted = self.window.iter().map_while(|(_, instance)| instance.accepted.as_ref());
-        accepted.filter_map(|accepted| accepted.block.as_ref())
+        self.accepted().filter_map(|accepted| accepted.block.as_ref())
     }
 
     /// Whether a block in flight, proposed again in this view, is still being fetched.
     pub fn lacks_bodies(&self) -> bool {
-        let accepted = self.window.iter().map_while(|(_, instance)| instance.accepted.as_ref());
-        accepted.into_iter().any(|accepted| accepted.block.is_none())
+        self.accepted().any(|accepted| accepted.block.is_none())
+    }
+
+    fn accepted(&self) -> impl Iterator<Item = &Accepted> {
+        self.window.iter().map_while(|(_, instance)| instance.accepted.as_ref())
     }
 
     /// Where it stands.

@@ -66,10 +66,8 @@ fn block() -> impl Strategy<Value = Block> {
             time,
             proposer: 1,
             parent,
-            transactions_root: Hash::ZERO,
-            inbox_root: Hash::ZERO,
-            checkpoint_height: 0,
             checkpoint: Domain::UNIT.hash(b""),
+            ..BlockHeader::default()
         })
     })
 }
@@ -214,20 +212,7 @@ proptest! {
 
 #[test]
 fn blocks_share_the_bytes_they_came_in() {
-    let sealed = BlockBuilder::new().seal(BlockHeader {
-        chain: 1,
-        epoch: 0,
-        table: 0,
-        height: 1,
-        view: 0,
-        time: 0,
-        proposer: 0,
-        parent: Hash::ZERO,
-        transactions_root: Hash::ZERO,
-        inbox_root: Hash::ZERO,
-        checkpoint_height: 0,
-        checkpoint: Hash::ZERO,
-    });
+    let sealed = BlockBuilder::new().seal(BlockHeader { chain: 1, height: 1, ..BlockHeader::default() });
     let bytes = Bytes::from(encoded(&Message::Proposal { view: 0, block: sealed }));
     let Message::Proposal { block, .. } = Message::decode(&bytes).unwrap() else { panic!() };
     assert_eq!(block.bytes().as_ptr(), bytes[9..].as_ptr());

@@ -114,17 +114,12 @@ impl Shard {
         let meta = table.meta();
         builder.seal(BlockHeader {
             chain: CHAIN,
-            epoch: 0,
             table: table.config().id,
             height: meta.height + 1,
-            view: 0,
             time: self.now,
-            proposer: 0,
             parent: meta.block,
-            transactions_root: Hash::ZERO,
-            inbox_root: Hash::ZERO,
             checkpoint_height: meta.checkpoint_height,
-            checkpoint: Hash::ZERO,
+            ..BlockHeader::default()
         })
     }
 

@@ -1,7 +1,7 @@
 use std::{path::Path, sync::Arc};
 
 use dag::{
-    Address, Block, Certificate, Hash, Height, TableId, Vote, VoteKind,
+    Address, Block, Certificate, Height, TableId, Vote, VoteKind,
     client::Code,
     keys::KeyPair,
     table_block::{BlockBuilder, BlockHeader},
@@ -30,20 +30,7 @@ fn block(table: TableId, height: Height) -> BlockInfo {
         let transaction = Transaction::parse(&record).unwrap();
         assert!(builder.push(transaction.id(), &transaction));
     }
-    let block = builder.seal(BlockHeader {
-        chain: 1,
-        epoch: 0,
-        table,
-        height,
-        view: 0,
-        time: 1,
-        proposer: 0,
-        parent: Hash::ZERO,
-        transactions_root: Hash::ZERO,
-        inbox_root: Hash::ZERO,
-        checkpoint_height: 0,
-        checkpoint: Hash::ZERO,
-    });
+    let block = builder.seal(BlockHeader { chain: 1, table, height, time: 1, ..BlockHeader::default() });
     BlockInfo { certificate: Some(certificate(&block)), block, failed: vec![(1, Code::Overdraft)] }
 }
 

@@ -402,6 +402,7 @@ impl Core {
     }
 
     fn on_view(&mut self, slot: usize, view: View, primary: ReplicaId, active: bool, now: u64) {
+        // The mempool is sorted anew against the state, which must not be between two blocks.
         self.finish_execution(slot, now);
         let table = &mut self.tables[slot];
         table.active = active;
@@ -410,7 +411,7 @@ impl Core {
             self.meters.count(Count::ViewChanges, 1);
             return;
         }
-        self.sort_mempool(slot, view, now);
+        self.sort_mempool(slot, view);
         self.again = true;
         if view > 0 {
             let id = self.tables[slot].id;

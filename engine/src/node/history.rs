@@ -122,20 +122,8 @@ mod tests {
     use super::*;
 
     fn push(history: &mut History, height: Height, stable: Height) {
-        let block = BlockBuilder::new().seal(BlockHeader {
-            chain: 1,
-            epoch: 0,
-            table: 0,
-            height,
-            view: 0,
-            time: 1,
-            proposer: 0,
-            parent: Hash::ZERO,
-            transactions_root: Hash::ZERO,
-            inbox_root: Hash::ZERO,
-            checkpoint_height: 0,
-            checkpoint: Hash::ZERO,
-        });
+        let block =
+            BlockBuilder::new().seal(BlockHeader { chain: 1, height, time: 1, ..BlockHeader::default() });
         let vote =
             Vote { kind: VoteKind::Commit, table: 0, height, view: 0, digest: block.hash(), checked: false };
         history.push(block, Certificate { vote, proofs: Vec::new() }, stable);

@@ -53,7 +53,7 @@ pub use self::meters::{Count, Meters};
 pub use self::observe::{Queue, TableView};
 pub use self::state_sync::{
     SECTION_BASE, SECTION_MARK, SECTION_PROMISE, SECTION_STATE, SECTION_VOUCHED, SnapshotJob, StateError,
-    load_state,
+    join_sections, load_state, split_sections,
 };
 pub use self::table::TableSetup;
 

@@ -49,7 +49,8 @@ impl Core {
             if table.replica.lacks_bodies() {
                 return false;
             }
-            self.sort_mempool(slot, place.view, now);
+            self.finish_execution(slot, now);
+            self.sort_mempool(slot, place.view);
         }
         let table = &mut self.tables[slot];
         let in_flight = place.height - 1 - table.replica.committed_height();
@@ -94,10 +95,9 @@ impl Core {
         true
     }
 
-    /// Tells the mempool what is in flight in a view.
-    pub(super) fn sort_mempool(&mut self, slot: usize, view: View, now: u64) {
-        // Against the state, which must not be between two blocks.
-        self.finish_execution(slot, now);
+    /// Tells the mempool what is in flight in a view. It is sorted against the state: not in the midst of a
+    /// block's execution.
+    pub(super) fn sort_mempool(&mut self, slot: usize, view: View) {
         let table = &mut self.tables[slot];
         table.repropose(&mut self.settled);
         table.sorted = (!table.replica.lacks_bodies()).then_some(view);

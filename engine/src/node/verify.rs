@@ -67,8 +67,9 @@ struct Rate {
 }
 
 impl Rate {
-    /// Length of a window, ns.
-    const WINDOW: u64 = 8 * HOLD;
+    /// A window is so many times [`HOLD`]; and its length, ns.
+    const HOLDS: usize = 8;
+    const WINDOW: u64 = Self::HOLDS as u64 * HOLD;
     /// Fewer than this within [`HOLD`] are no company to wait for.
     const COMPANY: usize = 4;
 
@@ -82,7 +83,7 @@ impl Rate {
     }
 
     fn promises_company(&self) -> bool {
-        self.last >= Self::COMPANY * 8
+        self.last >= Self::COMPANY * Self::HOLDS
     }
 }
 

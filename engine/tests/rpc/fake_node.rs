@@ -88,17 +88,13 @@ pub fn block_at(table: u16, height: u64) -> Block {
     }
     builder.seal(BlockHeader {
         chain: genesis().chain(),
-        epoch: 0,
         table,
         height,
         view: 2,
         time: 1_700_000_000_000_000,
         proposer: 1,
         parent: Hash([1; 32]),
-        transactions_root: Hash::ZERO,
-        inbox_root: Hash::ZERO,
-        checkpoint_height: 0,
-        checkpoint: Hash::ZERO,
+        ..BlockHeader::default()
     })
 }
 

@@ -254,17 +254,15 @@ fn is_valid(block: &Block) -> bool {
 fn build(slot: Slot, (table, me): (TableId, ReplicaId), salt: u64, invalid: bool) -> Block {
     BlockBuilder::new().seal(BlockHeader {
         chain: CHAIN,
-        epoch: 0,
         table,
         height: slot.height,
         view: slot.view,
         time: slot.parent_time + 1,
         proposer: me,
         parent: slot.parent,
-        transactions_root: Hash::ZERO,
-        inbox_root: Hash::ZERO,
         checkpoint_height: if invalid { u64::MAX } else { 0 },
         // What a clock and clients would make different in two blocks of one place.
         checkpoint: Domain::UNIT.hash(&salt.to_le_bytes()),
+        ..BlockHeader::default()
     })
 }

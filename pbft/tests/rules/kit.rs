@@ -58,17 +58,14 @@ impl Kit {
     pub fn block(&self, view: View, height: Height, parent: Hash, salt: u8) -> Block {
         BlockBuilder::new().seal(BlockHeader {
             chain: CHAIN,
-            epoch: 0,
             table: TABLE,
             height,
             view,
             time: height,
             proposer: self.committee.primary(TABLE, view),
             parent,
-            transactions_root: Hash::ZERO,
-            inbox_root: Hash::ZERO,
-            checkpoint_height: 0,
             checkpoint: Hash([salt; 32]),
+            ..BlockHeader::default()
         })
     }
 

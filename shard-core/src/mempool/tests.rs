@@ -56,16 +56,10 @@ fn seal(builder: BlockBuilder, (height, hash): (u64, Hash)) -> Block {
     builder.seal(BlockHeader {
         chain: CHAIN,
         epoch: EPOCH,
-        table: 0,
         height: height + 1,
-        view: 0,
         time: height,
-        proposer: 0,
         parent: hash,
-        transactions_root: Hash::ZERO,
-        inbox_root: Hash::ZERO,
-        checkpoint_height: 0,
-        checkpoint: Hash::ZERO,
+        ..BlockHeader::default()
     })
 }
 

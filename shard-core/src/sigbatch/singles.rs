@@ -360,6 +360,15 @@ mod tests {
         }
     }
 
+    /// Does all pieces.
+    fn verdicts(singles: &mut Singles) -> [bool; MAX_LANES] {
+        loop {
+            if let Some(verdicts) = singles.step() {
+                return verdicts;
+            }
+        }
+    }
+
     /// One signature to a lane, with every count of lanes used, beside the single verifier.
     #[test]
     fn verdicts_are_those_of_the_rule() {
@@ -386,12 +395,7 @@ mod tests {
                         s: Scalar::from_bytes_mod_order(*s),
                     });
                 }
-                let verdicts = loop {
-                    if let Some(verdicts) = singles.step() {
-                        break verdicts;
-                    }
-                };
-                for (case, verdict) in some.iter().zip(verdicts) {
+                for (case, verdict) in some.iter().zip(verdicts(&mut singles)) {
                     assert_eq!(verdict, rule::verify(&case.key, &case.message, &case.signature));
                 }
                 next += some.len();
@@ -422,12 +426,7 @@ mod tests {
                 for some in cases.chunks(backend.lanes()) {
                     singles.clear();
                     some.iter().for_each(|(r, _)| singles.push(Single { a: niels(key), r: niels(*r), k, s }));
-                    let verdicts = loop {
-                        if let Some(verdicts) = singles.step() {
-                            break verdicts;
-                        }
-                    };
-                    for ((r, expected), verdict) in some.iter().zip(verdicts) {
+                    for ((r, expected), verdict) in some.iter().zip(verdicts(&mut singles)) {
                         assert_eq!(verdict, *expected, "{backend:?} {k:?} {s:?} {r:?}");
                     }
                 }

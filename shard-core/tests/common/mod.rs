@@ -80,14 +80,9 @@ pub fn next_block(table: &Table, time: u64, inbox: &[InboxRef], records: &[Bytes
         epoch: EPOCH,
         table: table.config().id,
         height: table.height() + 1,
-        view: 0,
         time,
-        proposer: 0,
         parent: table.block_hash(),
-        transactions_root: Hash::ZERO,
-        inbox_root: Hash::ZERO,
-        checkpoint_height: 0,
-        checkpoint: Hash::ZERO,
+        ..BlockHeader::default()
     })
 }
 

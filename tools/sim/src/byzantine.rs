@@ -103,7 +103,7 @@ impl Liar<'_> {
                     let forged = if forge { state::forged(&bytes, dice) } else { None };
                     let total = forged.as_ref().map_or(total, |forged| forged.len() as u64);
                     let bytes = forged.unwrap_or_else(|| state::with_turned_bit(&bytes, dice));
-                    Some(Frame::State { table, height, offset, total, bytes: bytes.into() })
+                    Some(Frame::State { table, height, offset, total, bytes })
                 }
                 Frame::Claim { table, height, digest }
                     if matches!(behaviour, Behaviour::WrongState | Behaviour::FalseState) =>

@@ -74,9 +74,14 @@ pub(super) struct Installing {
     pub(super) sections: Vec<(u8, Bytes)>,
 }
 
-pub(super) fn join_sections(sections: &[(u8, Bytes)]) -> Bytes {
-    let mut out = Vec::with_capacity(sections.iter().map(|(_, bytes)| bytes.len() + 5).sum());
+/// A snapshot as it travels: its sections, each with its kind (1) and its length (4) before it.
+///
+/// # Panics
+/// Where a section is 4 GiB long.
+pub fn join_sections(sections: &[(u8, impl AsRef<[u8]>)]) -> Bytes {
+    let mut out = Vec::with_capacity(sections.iter().map(|(_, bytes)| bytes.as_ref().len() + 5).sum());
     for (kind, section) in sections {
+        let section = section.as_ref();
         out.put_u8(*kind);
         out.put_u32(u32::try_from(section.len()).expect("a section is a bounded slice of a table"));
         out.put(section);
@@ -85,7 +90,10 @@ pub(super) fn join_sections(sections: &[(u8, Bytes)]) -> Bytes {
 }
 
 /// The sections of a peer's snapshot. It may hold no promises: on this disk they would count as the own ones.
-fn split_sections(bytes: &[u8]) -> Result<Vec<(u8, &[u8])>, WireError> {
+///
+/// # Errors
+/// Where it is cut off, or a section is of no kind that travels, or empty.
+pub fn split_sections(bytes: &[u8]) -> Result<Vec<(u8, &[u8])>, WireError> {
     let mut reader = Reader::new(bytes);
     let mut sections = Vec::new();
     while reader.remaining() > 0 {

@@ -38,6 +38,7 @@ use self::{
 use super::retention::Kept;
 
 pub(super) use self::fetch::StatePart;
+pub use self::fetch::{join_sections, split_sections};
 
 /// Section of a snapshot: the certificates.
 pub const SECTION_BASE: u8 = 1;

@@ -238,10 +238,7 @@ impl World {
             time,
             proposer,
             parent,
-            transactions_root: Hash::ZERO,
-            inbox_root: Hash::ZERO,
-            checkpoint_height: 0,
-            checkpoint: Hash::ZERO,
+            ..BlockHeader::default()
         });
         self.blocks.push(block.clone());
         block

@@ -1,11 +1,12 @@
 //! States that a liar serves: with a bit turned, or with money that nobody has, and the hashes that go with it.
 
+use bytes::Bytes;
 use dag::{
     Certificate, Hash, merkle,
     state_tree::{AccountLeaf, CheckpointPreimage, LEAF_SIZE, PREIMAGE_SIZE},
-    wire::{Put, Reader, WireError},
+    wire::Reader,
 };
-use engine::node::{SECTION_BASE, SECTION_STATE, SECTION_VOUCHED};
+use engine::node::{SECTION_BASE, SECTION_STATE, SECTION_VOUCHED, join_sections, split_sections};
 
 use crate::random::Random;
 
@@ -15,19 +16,21 @@ const HEAD_START: usize = 8;
 const LEAVES_START: usize = 12;
 
 /// A bit turned.
-pub(super) fn with_turned_bit(bytes: &[u8], dice: &mut Random) -> Vec<u8> {
+pub(super) fn with_turned_bit(bytes: &[u8], dice: &mut Random) -> Bytes {
     let mut bytes = bytes.to_vec();
     if !bytes.is_empty() {
         let at = dice.index(bytes.len());
         bytes[at] ^= 1 << dice.below(8);
     }
-    bytes
+    bytes.into()
 }
 
 /// The state with another balance. Its checkpoint names the new root where no certificate says what the checkpoint is, and half
 /// the time elsewhere. `None` where it holds no account, or is not a whole state.
-pub(super) fn forged(bytes: &[u8], dice: &mut Random) -> Option<Vec<u8>> {
-    let mut sections = split(bytes).ok()?;
+pub(super) fn forged(bytes: &[u8], dice: &mut Random) -> Option<Bytes> {
+    let sections = split_sections(bytes).ok()?;
+    let mut sections: Vec<(u8, Vec<u8>)> =
+        sections.into_iter().map(|(kind, bytes)| (kind, bytes.to_vec())).collect();
     if dice.percent(40) {
         keep_quiet_of_checkpoint(sections.first_mut()?);
     }
@@ -47,7 +50,7 @@ pub(super) fn forged(bytes: &[u8], dice: &mut Random) -> Option<Vec<u8>> {
         checkpoint.accounts_root = merkle::root(&leaves.collect::<Vec<Hash>>());
         head[HEAD_START..HEAD_START + PREIMAGE_SIZE].copy_from_slice(&checkpoint.to_bytes());
     }
-    Some(join(&sections))
+    Some(join_sections(&sections))
 }
 
 /// Makes the certificates those of a table that rests between two checkpoints, of which nobody has to be convinced but by word.
@@ -72,26 +75,4 @@ fn raise_balance(section: &mut [u8], dice: &mut Random) -> Option<()> {
 fn leaves_of(section: &[u8]) -> impl Iterator<Item = Hash> {
     let leaves = section[LEAVES_START..].as_chunks::<LEAF_SIZE>().0;
     leaves.iter().filter_map(|leaf| AccountLeaf::decode(&mut Reader::new(leaf)).ok()).map(|leaf| leaf.hash())
-}
-
-/// The sections as they travel: each its kind (1), its length (4), and its bytes.
-fn split(bytes: &[u8]) -> Result<Vec<(u8, Vec<u8>)>, WireError> {
-    let mut reader = Reader::new(bytes);
-    let mut sections = Vec::new();
-    while reader.remaining() > 0 {
-        let kind = reader.u8()?;
-        let length = reader.u32()? as usize;
-        sections.push((kind, reader.take(length)?.to_vec()));
-    }
-    Ok(sections)
-}
-
-fn join(sections: &[(u8, Vec<u8>)]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (kind, bytes) in sections {
-        out.put_u8(*kind);
-        out.put_u32(u32::try_from(bytes.len()).expect("it was that long before"));
-        out.put(bytes);
-    }
-    out
 }

@@ -283,20 +283,7 @@ mod tests {
             let transaction = Transaction::parse(&record).unwrap();
             assert!(builder.push(transaction.id(), &transaction));
         }
-        builder.seal(BlockHeader {
-            chain: 5,
-            epoch: 0,
-            table: 0,
-            height,
-            view: 0,
-            time,
-            proposer: 0,
-            parent: Hash::ZERO,
-            transactions_root: Hash::ZERO,
-            inbox_root: Hash::ZERO,
-            checkpoint_height: 0,
-            checkpoint: Hash::ZERO,
-        })
+        builder.seal(BlockHeader { chain: 5, height, time, ..BlockHeader::default() })
     }
 
     fn tell(ledger: &mut Ledger, host: HostId, block: &Block, codes: &[Code]) {

@@ -1,8 +1,8 @@
 //! The validators: how a process takes its turns, writes its log, and dies; `boot` says how it starts.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::path::PathBuf;
 
-use dag::{Hash, Height, ReplicaId, TableId, Vote, VoteKind};
+use dag::{Height, ReplicaId, TableId, Vote, VoteKind};
 use engine::{
     log::{LogConfig, Write, segment},
     node::{Core, Cross, Effect, SnapshotJob},
@@ -11,10 +11,7 @@ use engine::{
 };
 use futures_lite::future::block_on;
 
-use super::{
-    Event, GENESIS_TIME, Invariant, MS, SECOND, World,
-    memory::{Promised, note_durable},
-};
+use super::{Event, GENESIS_TIME, Invariant, MS, SECOND, World, memory::Promised};
 use crate::{
     disk::SimDisk,
     fault::{Behaviour, HostId},
@@ -96,8 +93,6 @@ pub struct Host {
     /// It will not start any more.
     pub gone: bool,
     pub next_session: u64,
-    /// Votes whose record was durable at some time, or may have been.
-    pub durable: HashMap<Ballot, Hash>,
     /// What its log holds for certain.
     pub promised: Promised,
     /// By table: heights that were seen committed and executed.
@@ -147,7 +142,6 @@ impl Host {
             behaviours: Vec::new(),
             gone: false,
             next_session: 0,
-            durable: HashMap::new(),
             promised: Promised::default(),
             seen: vec![(0, 0); usize::from(scenario.tables)],
             said: Vec::new(),
@@ -303,7 +297,6 @@ impl World {
                 let write = host.cores[number].writing.take().expect("it was begun");
                 let path = segment::path(&directory(), core_number(number), write.segment);
                 host.disk.write_durable(&path, write.offset.into(), &write.buf);
-                note_durable(&mut host.durable, &write);
                 host.promised.add(&write);
             }
             let (down, _) = host.death;
@@ -317,7 +310,6 @@ impl World {
         } else {
             host.disk.write_durable(&path, write.offset.into(), &write.buf);
         }
-        note_durable(&mut host.durable, &write);
         host.promised.add(&write);
         let local = host.local(now);
         host.cores[number].core.on_durable(write.buf, local);
@@ -447,8 +439,7 @@ impl World {
             let path = segment::path(&directory(), core_number(number), write.segment);
             if host.disk.paths().contains(&path) {
                 host.disk.write_torn(&path, write.offset.into(), &write.buf, &mut self.dice.disk);
-                // All of it may be there, and then a restart speaks of it.
-                note_durable(&mut host.durable, &write);
+                host.promised.may_survive(&write);
             }
         }
         if power {

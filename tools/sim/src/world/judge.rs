@@ -133,7 +133,7 @@ impl Judge {
             let what = format!("host {id} signs for {} and for {known}: {ballot:?}", vote.digest);
             return self.ledger.fail(now, Invariant::Conflict, what);
         }
-        if host.durable.get(&ballot) != Some(&vote.digest) {
+        if !host.promised.has(vote) {
             let what = format!("a vote of host {id} leaves before it is durable: {vote:?}");
             return self.ledger.fail(now, Invariant::Durable, what);
         }

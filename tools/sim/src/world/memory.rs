@@ -25,12 +25,16 @@ use super::{
 };
 use crate::{disk::SimDisk, fault::HostId};
 
+/// Kind of a record that holds a vote; see `pbft::record`.
+const VOTE: u8 = 2;
 /// Bytes of a record of the log before what it says: the table (2), the record's version and its kind.
 const RECORD_START: usize = 4;
 
-/// What the log of a host holds for certain.
+/// What the log of a host holds: for certain, but for what is said to be possible only.
 #[derive(Default)]
 pub struct Promised {
+    /// Votes that were on the disk at some time, or may have been.
+    durable: HashMap<Ballot, Hash>,
     /// By kind, table and height: the newest vote.
     votes: BTreeMap<(VoteKind, TableId, Height), (View, Hash)>,
     /// The highest height that is committed.
@@ -48,6 +52,11 @@ fn record_hash(kind: u8, payload: &[u8]) -> u64 {
 }
 
 impl Promised {
+    /// Whether a vote was on the disk at some time, or may have been.
+    pub fn has(&self, vote: &Vote) -> bool {
+        self.durable.get(&ballot(vote)) == Some(&vote.digest)
+    }
+
     /// A group of the log may be on the disk from now on.
     pub fn may_add(&mut self, write: &Write) {
         for_each_record(write, |kind, payload| {
@@ -55,30 +64,32 @@ impl Promised {
         });
     }
 
-    /// A group of the log is on the disk.
-    pub fn add(&mut self, write: &Write) {
-        for_each_record(write, |kind, payload| {
-            if kind == AGREEMENT && payload.len() > RECORD_START {
-                let table = TableId::from_le_bytes([payload[0], payload[1]]);
-                self.add_record(table, payload[3], &payload[RECORD_START..]);
+    /// A crash has come over a group: all of it may be there, and then a restart speaks of it.
+    pub fn may_survive(&mut self, write: &Write) {
+        for_each_agreement(write, |_, kind, content| {
+            if kind == VOTE {
+                let vote = first_vote(content);
+                self.durable.insert(ballot(&vote), vote.digest);
             }
         });
     }
 
+    /// A group of the log is on the disk.
+    pub fn add(&mut self, write: &Write) {
+        for_each_agreement(write, |table, kind, content| self.add_record(table, kind, content));
+    }
+
     /// See `pbft::record` for the kinds.
     fn add_record(&mut self, table: TableId, kind: u8, content: &[u8]) {
-        let vote = |content: &[u8]| {
-            let bytes = content.first_chunk::<VOTE_SIZE>().expect("it begins with a whole vote");
-            Vote::parse(bytes).expect("the log holds whole votes")
-        };
         match kind {
-            2 => {
-                let vote = vote(content);
+            VOTE => {
+                let vote = first_vote(content);
+                self.durable.insert(ballot(&vote), vote.digest);
                 self.votes.insert((vote.kind, table, vote.height), (vote.view, vote.digest));
             }
             4 => {
                 let committed = self.committed.entry(table).or_default();
-                *committed = vote(content).height.max(*committed);
+                *committed = first_vote(content).height.max(*committed);
             }
             5 => {
                 let mut record = vec![1, kind];
@@ -194,14 +205,17 @@ impl World {
     }
 }
 
-/// Remembers the votes of a group of the log.
-pub(super) fn note_durable(durable: &mut HashMap<Ballot, Hash>, write: &Write) {
+fn first_vote(content: &[u8]) -> Vote {
+    let bytes = content.first_chunk::<VOTE_SIZE>().expect("it begins with a whole vote");
+    Vote::parse(bytes).expect("the log holds whole votes")
+}
+
+/// Hands out the table, the kind and the content of each of agreement's records in a group.
+fn for_each_agreement(write: &Write, mut each: impl FnMut(TableId, u8, &[u8])) {
     for_each_record(write, |kind, payload| {
-        // The table, the record's version, and its kind: a vote.
-        if kind == AGREEMENT && payload.len() == 4 + VOTE_SIZE && payload[3] == 2 {
-            let bytes = payload.last_chunk().expect("the length is that of a vote");
-            let vote = Vote::parse(bytes).expect("the log holds whole votes");
-            durable.insert(ballot(&vote), vote.digest);
+        if kind == AGREEMENT && payload.len() > RECORD_START {
+            let table = TableId::from_le_bytes([payload[0], payload[1]]);
+            each(table, payload[3], &payload[RECORD_START..]);
         }
     });
 }

@@ -293,20 +293,7 @@ mod tests {
         let transaction = Transaction::parse(&record).unwrap();
         let mut builder = BlockBuilder::new();
         assert!(builder.push(transaction.id(), &transaction));
-        builder.seal(BlockHeader {
-            chain: 5,
-            epoch: 0,
-            table: 0,
-            height: 1,
-            view: 0,
-            time,
-            proposer: 0,
-            parent: Hash::ZERO,
-            transactions_root: Hash::ZERO,
-            inbox_root: Hash::ZERO,
-            checkpoint_height: 0,
-            checkpoint: Hash::ZERO,
-        })
+        builder.seal(BlockHeader { chain: 5, height: 1, time, ..BlockHeader::default() })
     }
 
     fn told(block: &Block, code: u8) -> ToldBlock {

@@ -152,10 +152,10 @@ impl Client {
         }
     }
 
-    /// Goes on until it is told to stop, or has heard of everything after the faults. Returns what it waits for still.
-    pub fn run(mut self) -> Vec<Hash> {
+    /// Goes on until it is told to stop, or has heard of everything after the faults.
+    pub fn run(mut self) {
         while !self.shared.stop.load(Relaxed) {
-            if self.shared.healed.load(Relaxed) && self.waits_for().is_empty() {
+            if self.shared.healed.load(Relaxed) && self.is_content() {
                 break;
             }
             match self.dice.below(10) {
@@ -165,12 +165,10 @@ impl Client {
             }
             thread::sleep(Duration::from_millis(self.dice.between(PAUSE / 8, PAUSE)));
         }
-        self.waits_for()
     }
 
-    fn waits_for(&self) -> Vec<Hash> {
-        let outstanding = self.accounts.iter().flat_map(Account::outstanding);
-        outstanding.map(|wanted| wanted.id).collect()
+    fn is_content(&self) -> bool {
+        self.accounts.iter().all(|account| account.outstanding().is_empty())
     }
 
     /// Wants more, where it may.

@@ -158,7 +158,7 @@ struct Run {
     /// Episodes of the plan that have begun.
     begun: usize,
     auditor: Option<JoinHandle<Auditor>>,
-    clients: Vec<JoinHandle<Vec<dag::Hash>>>,
+    clients: Vec<JoinHandle<()>>,
     began: Instant,
     healed: Option<Instant>,
     told: Instant,

@@ -1,8 +1,8 @@
 //! What strikes real processes, and when: drawn from the seed.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use sim::random::Random;
 
 /// A validator, or the clients, which come behind the validators.
@@ -34,8 +34,7 @@ pub enum Fault {
 }
 
 /// A kind of faults.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Kind {
     /// [`Fault::Cut`], and so on.
     Cut,
@@ -115,6 +114,12 @@ impl Kind {
     }
 }
 
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
 impl Fault {
     /// Its kind.
     pub fn kind(self) -> Kind {
@@ -129,25 +134,6 @@ impl Fault {
             Fault::Freeze(_) => Kind::Freeze,
             Fault::Restart(_) => Kind::Restart,
             Fault::Blackout => Kind::Blackout,
-        }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.kind().name())?;
-        match self {
-            Fault::Cut(a, b) => write!(f, " v{a} v{b}"),
-            Fault::CutOneWay(from, to) => write!(f, " v{from} → v{to}"),
-            Fault::Isolate(host) | Fault::Kill(host) | Fault::Freeze(host) | Fault::Restart(host) => {
-                write!(f, " v{host}")
-            }
-            Fault::Partition(set) => {
-                (0..64).filter(|host| set >> host & 1 == 1).try_for_each(|host| write!(f, " v{host}"))
-            }
-            Fault::Loss(percent) => write!(f, " {percent} %"),
-            Fault::Reset(from, to) => write!(f, " {from} → v{to}"),
-            Fault::Blackout => Ok(()),
         }
     }
 }

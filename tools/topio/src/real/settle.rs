@@ -87,8 +87,7 @@ impl Auditor {
             match self.balances(host) {
                 Err(error) => return Some(error.to_string()),
                 Ok(told) => {
-                    let held: i128 = told.iter().map(|(_, balance)| i128::from(*balance)).sum();
-                    let missing = i128::from(self.genesis.supply()) - self.ledger.fees() - held;
+                    let missing = self.missing(&told);
                     if missing > 0 {
                         return Some(format!("{missing} micro-TOP are in no account of v{host}"));
                     }
@@ -96,6 +95,12 @@ impl Auditor {
             }
         }
         None
+    }
+
+    /// What these balances and all fees lack of the supply, in micro-TOP.
+    fn missing(&self, told: &[(Address, u64)]) -> i128 {
+        let held: i128 = told.iter().map(|(_, balance)| i128::from(*balance)).sum();
+        i128::from(self.genesis.supply()) - self.ledger.fees() - held
     }
 
     /// What a validator says that all accounts hold.
@@ -148,11 +153,11 @@ impl Auditor {
 
     fn judge_money(&mut self, host: usize) -> Result<(), ClientError> {
         let told = self.balances(host)?;
-        let held: i128 = told.iter().map(|(_, balance)| i128::from(*balance)).sum();
-        let (fees, supply) = (self.ledger.fees(), i128::from(self.genesis.supply()));
+        let missing = self.missing(&told);
         self.ledger.check_balances(self.shared.now(), host, told.into_iter());
-        if held + fees != supply {
-            let what = format!("v{host} holds {held} micro-TOP and {fees} of fees, of {supply}");
+        if missing != 0 {
+            let (fees, supply) = (self.ledger.fees(), self.genesis.supply());
+            let what = format!("v{host} and {fees} of fees are {missing} micro-TOP short of {supply}");
             self.fail(Invariant::Supply, what);
         }
         Ok(())
