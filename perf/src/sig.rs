@@ -14,7 +14,7 @@ use anyhow::Context;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use engine::metrics::thread_cpu;
 use serde::Serialize;
-use shard_core::sigbatch::{Backend, Batch, Progress as Slice};
+use shard_core::sigbatch::{Backend, Batch, KnownKeys, Progress as Slice, Signed};
 
 use crate::{
     figure::{self, Figure, Goal, median},
@@ -35,6 +35,9 @@ const SLICE: Goal = Goal { what: "longest slice of a running job", unit: "µs", 
 const MESSAGE: usize = 128;
 /// Signatures of a large batch.
 const LARGE: usize = 1024;
+/// Signers of the load that known keys are measured with, and calls.
+const KNOWN_SIGNERS: usize = 32;
+const KNOWN_CALLS: usize = 2000;
 /// Runs that fill caches and make keys known as used often.
 const WARM_UP: usize = 10;
 
@@ -76,6 +79,9 @@ pub struct Facts {
     bad_1pct_factor: f64,
     bad_10pct_factor: f64,
     bad_50pct_factor: f64,
+    /// Processor time in µs for one signature by a key that is known from the start, as a vote's: alone, and among as many as are
+    /// judged at once.
+    known_key_us: [f64; 2],
     /// Processor time in µs for one signature.
     costs: Vec<Cost>,
     backend: &'static str,
@@ -206,6 +212,28 @@ impl Load {
     }
 }
 
+/// The cost of one of `at_once` signatures of a load under known keys, as committees have them.
+fn known_keys(load: &Load, backend: Backend, at_once: usize) -> f64 {
+    let keys: Vec<[u8; 32]> = load.keys[..4].iter().map(VerifyingKey::to_bytes).collect();
+    let known = KnownKeys::with_backend(backend, &keys);
+    let signatures: Vec<[u8; 64]> = load.signatures.iter().map(Signature::to_bytes).collect();
+    // The load's signers take turns.
+    let mut places = (0..load.messages.len()).filter(|place| place % KNOWN_SIGNERS < keys.len()).cycle();
+    let mut times = Vec::new();
+    for _ in 0..KNOWN_CALLS {
+        let some = places.by_ref().take(at_once).map(|place| Signed {
+            key: &keys[place % KNOWN_SIGNERS],
+            message: &load.messages[place],
+            signature: &signatures[place],
+        });
+        let start = thread_cpu();
+        let accepted = known.accept(some);
+        times.push((thread_cpu() - start).as_secs_f64() * 1e6 / at_once as f64);
+        assert!(accepted[..at_once].iter().all(|&accepted| accepted), "{}", load.what);
+    }
+    median(times)
+}
+
 /// The median over the rounds of how many times as long `a` takes as `b`.
 fn ratio(a: &[f64], b: &[f64]) -> f64 {
     median(a.iter().zip(b).map(|(a, b)| a / b))
@@ -236,7 +264,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Facts> {
     let mut loads = [
         Load::new("1,024 signatures", backend, LARGE, LARGE, None),
         Load::new("64 signatures", backend, 64, 64, None),
-        Load::new("1,024 of 32 signers", backend, LARGE, 32, None),
+        Load::new("1,024 of 32 signers", backend, LARGE, KNOWN_SIGNERS, None),
         Load::new("1,024, 1 % of them bad", backend, LARGE, LARGE, Some(100)),
         Load::new("1,024, 10 % of them bad", backend, LARGE, LARGE, Some(10)),
         Load::new("1,024, 50 % of them bad", backend, LARGE, LARGE, Some(2)),
@@ -269,6 +297,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Facts> {
         bad_1pct_factor: ratio(&bad_1.ours, &large.ours),
         bad_10pct_factor: ratio(&bad_10.ours, &large.ours),
         bad_50pct_factor: ratio(&bad_50.ours, &large.ours),
+        known_key_us: [1, KnownKeys::AT_ONCE].map(|at_once| known_keys(repeated, backend, at_once)),
         costs: loads.iter().map(Load::cost).collect(),
         backend: backend.name(),
         cpu: core.id,
@@ -288,6 +317,9 @@ impl fmt::Display for Facts {
         };
         let rows: Vec<Vec<String>> = std::iter::once(header).chain(self.costs.iter().map(row)).collect();
         writeln!(f, "{}", figure::columns(&rows))?;
+        let [alone, among] = self.known_key_us.map(figure::number);
+        let at_once = KnownKeys::AT_ONCE;
+        writeln!(f, "by a key known from the start, as a vote: {alone} alone, {among} each of {at_once}\n")?;
         let Facts { bad_1pct_factor, bad_10pct_factor, bad_50pct_factor, .. } = self;
         let [one, ten, fifty] =
             [bad_1pct_factor, bad_10pct_factor, bad_50pct_factor].map(|x| figure::number(*x));

@@ -252,8 +252,10 @@ impl Core {
             })
             .collect();
         assert_eq!(tables.len(), placement.tables(&shard).len(), "every table of the core is there");
+        let peers: Vec<[u8; 32]> =
+            shard.peers().filter_map(|peer| shard.committee.key(peer).copied()).collect();
         Core {
-            verifier: Verifier::new(shard.signatures, verifier_seed, settings.verify_slice),
+            verifier: Verifier::new(shard.signatures, verifier_seed, &peers, settings.verify_slice),
             verdicts: Vec::new(),
             votes: vec![Vec::new(); usize::from(shard.lanes)],
             clients: Clients::default(),

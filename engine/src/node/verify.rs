@@ -1,12 +1,11 @@
-//! The verification stage: every signature that the core has to judge goes through a batch verifier, a bounded slice a
-//! turn.
+//! The verification stage: every signature that the core has to judge, a bounded slice a turn.
 //!
-//! Votes have batches of their own, so none waits for the end of a large batch of transactions. Among transactions those
-//! of proposals come first: many wait for each of them, and a flood of clients must not slow agreement.
+//! Votes come first, and are accepted at once by tables of the committee's keys. Those that the tables do not accept, which no
+//! honest validator makes, are judged in batches of their own. Transactions go through batches; those of proposals come first:
+//! many wait for each of them, and a flood of clients must not slow agreement.
 //!
 //! A signature alone costs ten times its share of a batch of 64. So where company is to be expected within [`HOLD`], a batch
-//! begins only when it is worth it or its first signature has waited so long; and votes go along with a small one. Where little
-//! comes nothing waits.
+//! begins only when it is worth it or its first signature has waited so long. Where little comes nothing waits.
 
 use std::collections::VecDeque;
 
@@ -14,15 +13,17 @@ use dag::{
     Hash,
     keys::{Signature, VerifyFn},
 };
-use shard_core::sigbatch::{Batch, Progress};
+use shard_core::sigbatch::{Batch, KnownKeys, Progress, Signed};
 use slab::Slab;
 
 use crate::topology::Signatures;
 
 /// Transactions' signatures in work at once; larger batches cost less each and take longer.
 pub const BATCH: usize = 1024;
-/// Votes' signatures in work at once.
-const VOTES: usize = 64;
+/// Doubtful votes' signatures in work at once.
+const DOUBTFUL: usize = 64;
+/// Units of work that tables take for a vote.
+const KNOWN_COST: usize = 10;
 /// Most signatures of clients' transactions that wait; past it the core stops reading from clients.
 pub const MAX_WAITING: usize = 2 * 1024;
 /// Signatures that go first and may wait: the blocks in flight of all tables, and their votes, are fewer.
@@ -32,13 +33,11 @@ const CACHED_KEYS: usize = 128 * 1024;
 
 /// How long a client's signature waits for company, ns.
 const HOLD: u64 = 1_000_000;
-/// The same for those of proposals and votes, for which many wait.
+/// The same for those of proposals, for which many wait.
 const HOLD_URGENT: u64 = 400_000;
 /// So many are company enough: a few rows of lanes.
 const ENOUGH: usize = 64;
 const ENOUGH_URGENT: usize = 16;
-/// Votes don't go along with more transactions than this: they would wait too long for the end.
-const SMALL: usize = 128;
 
 /// A signature and what hangs on it.
 struct Waiting<S> {
@@ -46,6 +45,12 @@ struct Waiting<S> {
     message: Hash,
     signature: Signature,
     subject: S,
+}
+
+impl<S> Waiting<S> {
+    fn signed(&self) -> Signed<'_> {
+        Signed { key: &self.key, message: self.message.as_bytes(), signature: &self.signature }
+    }
 }
 
 /// A batch, and what waits for the next one.
@@ -87,10 +92,14 @@ impl Rate {
     }
 }
 
-/// The batch verifier with its queues. `S` says what a verdict is about.
+/// Verifiers with their queues. `S` says what a verdict is about.
 pub struct Verifier<S> {
     rule: Signatures,
-    votes: Job<S>,
+    /// The committee's keys.
+    known: KnownKeys,
+    votes: VecDeque<Waiting<S>>,
+    /// Votes that the tables did not accept.
+    doubtful: Job<S>,
     transactions: Job<S>,
     budget: usize,
     rate: Rate,
@@ -167,14 +176,18 @@ impl<S> Job<S> {
 }
 
 impl<S> Verifier<S> {
-    /// `seed` is drawn from the operating system, once for each core; `budget` is the slice in units of about a µs.
-    pub fn new(rule: Signatures, seed: [u8; 32], budget: usize) -> Self {
+    /// `seed` is drawn from the operating system, once for each core; `committee` are the keys that sign votes; `budget` is the
+    /// slice in units of about a µs.
+    pub fn new(rule: Signatures, seed: [u8; 32], committee: &[[u8; 32]], budget: usize) -> Self {
         // Two jobs never draw the same coefficients.
         let mut other = seed;
         other[0] ^= 1;
+        let committee = if rule == Signatures::Ed25519 { committee } else { &[] };
         Verifier {
             rule,
-            votes: Job::new(VOTES, other, dag::committee::MAX_VALIDATORS),
+            known: KnownKeys::new(committee),
+            votes: VecDeque::new(),
+            doubtful: Job::new(DOUBTFUL, other, committee.len()),
             transactions: Job::new(BATCH, seed, CACHED_KEYS),
             budget,
             rate: Rate::default(),
@@ -196,18 +209,17 @@ impl<S> Verifier<S> {
 
     /// Adds the signature of votes, which nothing must hold up.
     pub fn push_votes(&mut self, key: &[u8; 32], message: Hash, signature: &Signature, subject: S) {
-        self.arrived += 1;
-        self.votes.urgent.push_back(Waiting { key: *key, message, signature: *signature, subject });
+        self.votes.push_back(Waiting { key: *key, message, signature: *signature, subject });
     }
 
     /// Signatures that wait or are in work.
     pub fn len(&self) -> usize {
-        self.votes.len() + self.transactions.len()
+        self.votes.len() + self.doubtful.len() + self.transactions.len()
     }
 
     /// Signatures that go first and wait.
     pub fn urgent(&self) -> usize {
-        self.votes.waiting() + self.transactions.urgent.len()
+        self.votes.len() + self.doubtful.waiting() + self.transactions.urgent.len()
     }
 
     /// Whether clients' transactions have to wait outside.
@@ -222,7 +234,7 @@ impl<S> Verifier<S> {
 
     /// When something begins that waits for company now.
     pub fn poll_timeout(&self) -> Option<u64> {
-        [&self.votes, &self.transactions].into_iter().filter_map(Job::due_at).min()
+        self.transactions.due_at()
     }
 
     /// Does one slice of work, of votes first, and appends what is decided. Returns whether there is more to do at once; what waits for
@@ -230,38 +242,42 @@ impl<S> Verifier<S> {
     pub fn step(&mut self, now: u64, verdicts: &mut Vec<(S, bool)>) -> bool {
         self.rate.note(std::mem::take(&mut self.arrived), now);
         if self.rule != Signatures::Ed25519 {
-            self.votes.step_singly(self.rule.verify(), verdicts);
+            self.doubtful.urgent.append(&mut self.votes);
+            self.doubtful.step_singly(self.rule.verify(), verdicts);
             self.transactions.step_singly(self.rule.verify(), verdicts);
             return self.len() > 0;
         }
         let patient = self.rate.promises_company();
-        for job in [&mut self.votes, &mut self.transactions] {
-            if job.waiting() > 0 {
-                job.since.get_or_insert(now);
-            }
+        if self.transactions.waiting() > 0 {
+            self.transactions.since.get_or_insert(now);
         }
-        self.take_votes_along(patient, now);
-        let mut budget = self.budget;
-        let mut more = false;
-        for job in [&mut self.votes, &mut self.transactions] {
-            if job.batch.is_running() || job.is_due(patient, now) {
-                budget = budget.saturating_sub(job.step(budget, verdicts));
-                more |= job.len() > 0;
-            }
+        let mut budget = self.accept_votes(self.budget, verdicts);
+        if self.doubtful.len() > 0 {
+            budget = budget.saturating_sub(self.doubtful.step(budget, verdicts));
+        }
+        let mut more = self.votes.len() + self.doubtful.len() > 0;
+        if self.transactions.batch.is_running() || self.transactions.is_due(patient, now) {
+            self.transactions.step(budget, verdicts);
+            more |= self.transactions.len() > 0;
         }
         more
     }
 
-    /// Where one of the jobs begins, the other's signatures are company, if they are few.
-    fn take_votes_along(&mut self, patient: bool, now: u64) {
-        let (votes, transactions) = (&mut self.votes, &mut self.transactions);
-        let idle = !votes.batch.is_running() && !transactions.batch.is_running();
-        let few = votes.waiting() + transactions.waiting() <= SMALL;
-        let both = votes.waiting() > 0 && transactions.waiting() > 0;
-        if idle && few && both && (votes.is_due(patient, now) || transactions.is_due(patient, now)) {
-            votes.urgent.drain(..).rev().for_each(|vote| transactions.urgent.push_front(vote));
-            transactions.since = transactions.since.min(votes.since.take());
+    /// Takes votes in whose signatures the tables accept, and sets the others aside. Returns what is left of the budget.
+    fn accept_votes(&mut self, mut budget: usize, verdicts: &mut Vec<(S, bool)>) -> usize {
+        while budget > 0 && !self.votes.is_empty() {
+            let count = self.votes.len().min(KnownKeys::AT_ONCE);
+            let accepted = self.known.accept(self.votes.iter().take(count).map(Waiting::signed));
+            budget = budget.saturating_sub(count * KNOWN_COST);
+            for (vote, accepted) in self.votes.drain(..count).zip(accepted) {
+                if accepted {
+                    verdicts.push((vote.subject, true));
+                } else {
+                    self.doubtful.urgent.push_back(vote);
+                }
+            }
         }
+        budget
     }
 }
 
@@ -273,8 +289,8 @@ mod tests {
 
     #[test]
     fn every_subject_gets_its_own_verdict() {
-        let mut verifier = Verifier::new(Signatures::Ed25519, [1; 32], 500);
         let key = KeyPair::from_seed(&[2; 32]);
+        let mut verifier = Verifier::new(Signatures::Ed25519, [1; 32], &[], 500);
         for i in 0..1500u32 {
             let message = dag::hash::Domain::VOTE.hash(&i.to_le_bytes());
             let mut signature = key.sign(&message);
@@ -294,18 +310,18 @@ mod tests {
         assert!(verdicts.iter().all(|&(i, valid)| valid == (i % 100 != 7)));
     }
 
-    /// A verifier, and a way to give it one good signature.
+    /// A verifier, and a way to give it a transaction with a good signature, of a proposal or not.
     fn with_key() -> (Verifier<u32>, impl Fn(&mut Verifier<u32>, u32, bool)) {
         let key = KeyPair::from_seed(&[3; 32]);
-        let push = move |verifier: &mut Verifier<u32>, i: u32, vote: bool| {
+        let push = move |verifier: &mut Verifier<u32>, i: u32, urgent: bool| {
             let message = dag::hash::Domain::VOTE.hash(&i.to_le_bytes());
             let signature = key.sign(&message);
-            match vote {
-                true => verifier.push_votes(&key.public(), message, &signature, i),
+            match urgent {
+                true => verifier.push_urgent(&key.public(), message, &signature, i),
                 false => verifier.push(&key.public(), message, &signature, i),
             }
         };
-        (Verifier::new(Signatures::Ed25519, [1; 32], 1 << 20), push)
+        (Verifier::new(Signatures::Ed25519, [1; 32], &[], 1 << 20), push)
     }
 
     #[test]
@@ -331,15 +347,36 @@ mod tests {
         push(&mut verifier, 100, false);
         assert!(!verifier.step(now, &mut verdicts) && verdicts.len() == 64);
         assert_eq!(verifier.poll_timeout(), Some(now + HOLD));
-        // A vote waits for less, and the transaction goes along.
+        // One of a proposal waits for less, and the other goes along.
         push(&mut verifier, 101, true);
         assert!(!verifier.step(now + 10, &mut verdicts) && verdicts.len() == 64);
-        assert_eq!(verifier.poll_timeout(), Some(now + 10 + HOLD_URGENT));
-        while verifier.step(now + 10 + HOLD_URGENT, &mut verdicts) {}
+        assert_eq!(verifier.poll_timeout(), Some(now + HOLD_URGENT));
+        while verifier.step(now + HOLD_URGENT, &mut verdicts) {}
         assert_eq!((&verdicts[64..], verifier.poll_timeout()), (&[(101, true), (100, true)][..], None));
         // Enough is enough.
         (0..ENOUGH).for_each(|_| push(&mut verifier, 102, false));
         while verifier.step(now + 20 + HOLD_URGENT, &mut verdicts) {}
         assert_eq!((verdicts.len(), verifier.len()), (66 + ENOUGH, 0));
+    }
+
+    #[test]
+    fn votes_are_judged_at_once_whoever_signed_them() {
+        let keys = [4, 5, 6].map(|seed| KeyPair::from_seed(&[seed; 32]));
+        let committee = [keys[0].public(), keys[1].public()];
+        let mut verifier = Verifier::new(Signatures::Ed25519, [1; 32], &committee, 1 << 20);
+        let mut expected = Vec::new();
+        for i in 0..60u32 {
+            // By keys of the committee and another; every seventh is forged.
+            let key = &keys[i as usize % 3];
+            let message = dag::hash::Domain::VOTE.hash(&i.to_le_bytes());
+            let mut signature = key.sign(&message);
+            signature[40] ^= u8::from(i % 7 == 0);
+            verifier.push_votes(&key.public(), message, &signature, i);
+            expected.push((i, i % 7 != 0));
+        }
+        let mut verdicts = Vec::new();
+        while verifier.step(0, &mut verdicts) {}
+        verdicts.sort_unstable();
+        assert_eq!((verdicts, verifier.len(), verifier.urgent()), (expected, 0, 0));
     }
 }

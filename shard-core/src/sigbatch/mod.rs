@@ -37,6 +37,7 @@
 //! | `equation`, `coefficients` | terms, one for each signer and one for each R |
 //! | `search`, `singles` | which signatures to judge together and which alone; as many alone at a time as there are lanes |
 //! | `job` | slices, verdicts |
+//! | `known` | beside batches: single signatures under a committee's keys, by tables |
 //!
 //! `cargo run --release -p perf -- sig` measures it beside ed25519-dalek.
 //!
@@ -49,6 +50,7 @@ mod equation;
 mod field;
 mod job;
 mod key_cache;
+mod known;
 mod msm;
 mod point;
 mod rule;
@@ -58,6 +60,7 @@ mod singles;
 
 pub use field::Backend;
 pub use job::{Batch, BatchFull, MAX_CAPACITY, MAX_MESSAGE, Progress};
+pub use known::{KnownKeys, Signed};
 pub use rule::verify;
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! are complete: no input is special, the identity and points of low order included.
 
 use super::field::portable::One;
-use super::field::{Element, Lanes};
+use super::field::{Element, Lanes, MAX_LANES};
 
 /// A point in memory, in extended coordinates: X, Y, Z, T with x = X/Z, y = Y/Z, xy = T/Z.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +63,16 @@ impl Niels {
 
 /// A point in each lane, in extended coordinates, all tight.
 pub(super) type Points<L> = [L; 4];
+
+/// Places of points in memory: lane i in place i.
+#[inline(always)]
+pub(super) fn in_order<L: Lanes>() -> [u32; MAX_LANES] {
+    let mut at = [0; MAX_LANES];
+    for (lane, at) in (0..).zip(&mut at[..L::N]) {
+        *at = lane;
+    }
+    at
+}
 
 /// The identity in each lane.
 #[inline(always)]

@@ -291,22 +291,12 @@ struct Run<'a> {
     sums: &'a mut [Extended; MAX_LANES],
 }
 
-/// Lane i in place i.
-#[inline(always)]
-fn in_order<L: Rows>() -> [u32; MAX_LANES] {
-    let mut at = [0; MAX_LANES];
-    for (lane, at) in at.iter_mut().enumerate().take(L::N) {
-        *at = lane as u32;
-    }
-    at
-}
-
 impl Kernel for Run<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Rows>(self, cpu: L::Cpu) {
-        let lanes = in_order::<L>();
+        let lanes = point::in_order::<L>();
         let mut sum = L::load_points(cpu, self.sums, &lanes);
         for step in self.steps {
             L::prefetch(self.rows, &step.at);
@@ -328,7 +318,7 @@ impl Kernel for Cofactor<'_> {
 
     #[inline(always)]
     fn run<L: Rows>(self, cpu: L::Cpu) {
-        let lanes = in_order::<L>();
+        let lanes = point::in_order::<L>();
         let mut sum = L::load_points(cpu, self.0, &lanes);
         for _ in 0..3 {
             sum = point::double(sum);

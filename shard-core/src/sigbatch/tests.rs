@@ -10,7 +10,7 @@ use curve25519_dalek::constants::EIGHT_TORSION;
 use curve25519_dalek::{EdwardsPoint, Scalar};
 
 use super::rule::challenge;
-use super::{Batch, Progress};
+use super::{Batch, Progress, Signed};
 
 /// A signature to judge.
 #[derive(Clone, Debug)]
@@ -24,6 +24,11 @@ impl Case {
     /// What the single verifier says.
     fn verify(&self) -> bool {
         super::verify(&self.key, &self.message, &self.signature)
+    }
+
+    /// The same as a signature under a known key.
+    pub(super) fn signed(&self) -> Signed<'_> {
+        Signed { key: &self.key, message: &self.message, signature: &self.signature }
     }
 
     /// What ed25519-zebra says, the implementation that ZIP-215 was written for.

@@ -7,7 +7,7 @@ use curve25519_dalek::Scalar;
 use curve25519_dalek::constants::EIGHT_TORSION;
 
 use super::{Case, Signer, Source, run};
-use crate::sigbatch::{Backend, Batch};
+use crate::sigbatch::{Backend, Batch, KnownKeys};
 
 /// l, little-endian.
 const ORDER: [u8; 32] = [
@@ -102,6 +102,7 @@ fn every_verdict_is_zebras_alone_and_in_any_batch() {
     let mut batches: Vec<Batch> =
         Backend::available().map(|backend| Batch::with_backend(backend, 512, seed, 16)).collect();
     let signers: Vec<Signer> = (0..40).map(|_| Signer::new(source.scalar(), EIGHT_TORSION[0])).collect();
+    let known = known_keys(&signers);
     let mut seen = std::collections::BTreeSet::new();
     let mut left = cases_wanted();
     while left > 0 {
@@ -109,14 +110,14 @@ fn every_verdict_is_zebras_alone_and_in_any_batch() {
         let size = (1 + source.below(largest)).min(left);
         // From groups that are all good to groups that are mostly bad.
         let honest_in_ten = source.below(12);
-        let cases: Vec<Case> = (0..size)
+        let (kinds, cases): (Vec<Kind>, Vec<Case>) = (0..size)
             .map(|_| {
                 let kind = if source.below(10) < honest_in_ten { KINDS[0] } else { KINDS[source.below(12)] };
                 let case = case(kind, &signers, &mut source);
                 seen.insert((kind, case.verify()));
-                case
+                (kind, case)
             })
-            .collect();
+            .unzip();
         let expected: Vec<bool> = cases.iter().map(Case::zebra).collect();
         let alone: Vec<bool> = cases.iter().map(Case::verify).collect();
         assert_eq!(alone, expected);
@@ -124,6 +125,7 @@ fn every_verdict_is_zebras_alone_and_in_any_batch() {
         for batch in &mut batches {
             assert_eq!(run(batch, &cases, budget), expected, "budget {budget}");
         }
+        known.iter().for_each(|known| assert_accepted(known, &cases, &kinds, &expected));
         left -= size;
     }
     for kind in KINDS {
@@ -132,6 +134,26 @@ fn every_verdict_is_zebras_alone_and_in_any_batch() {
         assert!(seen.contains(&(kind, accepted)), "the generator made no {kind:?} with its usual verdict");
     }
     assert!(!seen.contains(&(Kind::ShiftedS, true)) && !seen.contains(&(Kind::FlippedS, true)));
+}
+
+/// Tables of the signers' keys, and of two signers' keys with all torsion parts, by backend.
+fn known_keys(signers: &[Signer]) -> Vec<KnownKeys> {
+    let mut keys: Vec<[u8; 32]> = signers.iter().map(|signer| signer.key).collect();
+    for signer in &signers[..2] {
+        keys.extend(EIGHT_TORSION[1..].iter().map(|&torsion| Signer::new(signer.secret, torsion).key));
+    }
+    Backend::available().map(|backend| KnownKeys::with_backend(backend, &keys)).collect()
+}
+
+/// What tables accept is valid, and of honest signers they accept everything.
+fn assert_accepted(known: &KnownKeys, cases: &[Case], kinds: &[Kind], expected: &[bool]) {
+    let accepted = cases
+        .chunks(KnownKeys::AT_ONCE)
+        .flat_map(|some| known.accept(some.iter().map(Case::signed)).into_iter().take(some.len()));
+    for (((accepted, case), kind), &valid) in accepted.zip(cases).zip(kinds).zip(expected) {
+        assert!(valid || !accepted, "{kind:?} {case:?}");
+        assert!(accepted || *kind != Kind::Honest, "{case:?}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use curve25519_dalek::constants::EIGHT_TORSION;
 
 use super::{Case, Source, honest, join, run};
-use crate::sigbatch::{Backend, Batch, MAX_MESSAGE, rule};
+use crate::sigbatch::{Backend, Batch, KnownKeys, MAX_MESSAGE, rule};
 
 fn hex<const N: usize>(text: &str) -> [u8; N] {
     hex_vec(text).try_into().expect("N bytes")
@@ -27,6 +27,10 @@ fn case(value: &serde_json::Value) -> Case {
 fn assert_verdict(case: &Case, valid: bool) {
     assert_eq!(case.verify(), valid, "alone: {case:?}");
     assert_eq!(case.zebra(), valid, "ed25519-zebra: {case:?}");
+    for backend in Backend::available() {
+        let known = KnownKeys::with_backend(backend, &[case.key]);
+        assert!(valid || !known.accept([case.signed()])[0], "with a table, {}: {case:?}", backend.name());
+    }
     if case.message.len() > MAX_MESSAGE {
         return;
     }
