@@ -244,12 +244,14 @@ impl World {
         more |= core.core.execute_stage(local);
         more |= core.core.agree_stage(local, wall);
         core.busy_until = now + took;
-        if !self.begin_write(id, number) || !self.carry_out(id, number) {
+        let lives = self.begin_write(id, number) && self.carry_out(id, number);
+        // Also of one that dies in the midst of it: what it has told its clients by then is to be known.
+        self.judge_core(id, number);
+        if !lives {
             let (down, power) = self.hosts[id].death;
             self.crash(id, down, power);
             return;
         }
-        self.judge_core(id, number);
         let host = &mut self.hosts[id];
         let timeout = host.cores[number].core.poll_timeout().map(|at| host.world_time(at));
         let timeout = timeout.map(|at| if host.clock.frozen.is_some() { now + 10 * MS } else { at });
