@@ -159,6 +159,7 @@ struct Entry {
 #[derive(Clone)]
 pub struct Block(Arc<Content>);
 
+#[derive(Clone)]
 struct Content {
     bytes: Bytes,
     header: BlockHeader,
@@ -260,6 +261,13 @@ impl Block {
     /// The whole block as received.
     pub fn bytes(&self) -> &Bytes {
         &self.0.bytes
+    }
+
+    /// The same block in memory of its own. The bytes that one was read from may be a small part of a buffer, which stays as
+    /// long as they do: who keeps a block for long keeps this.
+    #[must_use]
+    pub fn detached(&self) -> Block {
+        Block(Arc::new(Content { bytes: Bytes::copy_from_slice(&self.0.bytes), ..Content::clone(&self.0) }))
     }
 
     /// The fixed first part.
@@ -466,6 +474,23 @@ mod tests {
                 assert_eq!(read.transaction_bytes(i), built.transaction_bytes(i));
             }
         }
+    }
+
+    #[test]
+    fn a_detached_block_lets_the_buffer_go_that_it_came_in() {
+        let built = block(5, 2);
+        let mut buffer = vec![0; 4096];
+        buffer[100..][..built.bytes().len()].copy_from_slice(built.bytes());
+        let buffer = Bytes::from(buffer);
+        let read = Block::parse(buffer.slice(100..100 + built.bytes().len())).unwrap();
+        let detached = read.detached();
+        drop(read);
+        assert!(buffer.is_unique());
+        assert_eq!(
+            (detached.bytes(), detached.header(), detached.hash()),
+            (built.bytes(), built.header(), built.hash())
+        );
+        assert_eq!((detached.inbox(), detached.len(), detached.id(4)), (built.inbox(), 5, built.id(4)));
     }
 
     proptest! {

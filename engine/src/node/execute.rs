@@ -27,7 +27,7 @@ impl Core {
         marks.transactions = block.len() as u64;
         self.meters.stage(Stage::Commit, marks.prepared, now, marks.transactions);
         self.meters.count(Count::BlocksCommitted, 1);
-        table.history.push(block.clone(), certificate.clone(), table.replica.stable_height());
+        table.history.push(&block, certificate.clone(), table.replica.stable_height());
         table.unexecuted.push_back((block, Rc::new(certificate)));
     }
 

@@ -36,7 +36,7 @@ impl History {
 
     /// Adds the next block. A gap, as after a state transfer, forgets all that lies before it. `stable` is the height of the
     /// stable checkpoint.
-    pub fn push(&mut self, block: Block, certificate: Certificate, stable: Height) {
+    pub fn push(&mut self, block: &Block, certificate: Certificate, stable: Height) {
         if self.blocks.back().is_some_and(|last| last.block.height() + 1 != block.height()) {
             self.blocks.clear();
             self.bytes = 0;
@@ -45,7 +45,8 @@ impl History {
             self.next = block.height();
         }
         self.bytes += block.bytes().len();
-        self.blocks.push_back(Committed { block, certificate, codes: None });
+        // The buffer that it came in is not counted here, so it must not be kept.
+        self.blocks.push_back(Committed { block: block.detached(), certificate, codes: None });
         while self.bytes > self.max_bytes && self.blocks.len() > 1 && self.blocks[0].block.height() <= stable
         {
             let oldest = self.blocks.pop_front().expect("there are two");
@@ -126,7 +127,7 @@ mod tests {
             BlockBuilder::new().seal(BlockHeader { chain: 1, height, time: 1, ..BlockHeader::default() });
         let vote =
             Vote { kind: VoteKind::Commit, table: 0, height, view: 0, digest: block.hash(), checked: false };
-        history.push(block, Certificate { vote, proofs: Vec::new() }, stable);
+        history.push(&block, Certificate { vote, proofs: Vec::new() }, stable);
     }
 
     /// Takes all that there is: the heights, and how many were missed.
