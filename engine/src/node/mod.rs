@@ -16,6 +16,7 @@ mod ingest;
 mod journal;
 mod meters;
 mod observe;
+mod pace;
 mod propose;
 mod query;
 mod retention;
@@ -36,6 +37,7 @@ use shard_core::{
 use self::{
     clients::{ClientId, Clients},
     journal::Journal,
+    pace::Pace,
     query::Calls,
     retention::Foreign,
     table::TableNode,
@@ -82,6 +84,8 @@ pub struct Settings {
     pub execute_slice: usize,
     /// Slices of execution per turn, all tables together.
     pub execute_steps: usize,
+    /// Blocks are proposed once in so long, or up to eight times as long where a core is busy, µs; zero: at once.
+    pub interval: u64,
     /// Blocks of a table that may be in flight while their transactions are few.
     pub pipeline: u64,
     /// With this many transactions ready a block is made though [`pipeline`](Self::pipeline) are in flight.
@@ -103,6 +107,7 @@ impl Default for Settings {
             verify_slice: 400,
             execute_slice: 256,
             execute_steps: 8,
+            interval: 2_500,
             pipeline: 2,
             batch_target: 256,
             silent: false,
@@ -206,6 +211,9 @@ pub struct Core {
     votes: Vec<Vec<Vote>>,
     verifier: Verifier<Subject>,
     verdicts: Vec<(Subject, bool)>,
+    pace: Pace,
+    /// When blocks that are ready may be proposed.
+    propose_at: Option<u64>,
     clients: Clients,
     journal: Journal<Held>,
     effects: VecDeque<Effect>,
@@ -257,6 +265,8 @@ impl Core {
         Core {
             verifier: Verifier::new(shard.signatures, verifier_seed, &peers, settings.verify_slice),
             verdicts: Vec::new(),
+            pace: Pace::new(settings.interval),
+            propose_at: None,
             votes: vec![Vec::new(); usize::from(shard.lanes)],
             clients: Clients::default(),
             journal: Journal::new(log.0, log.1),
@@ -334,7 +344,7 @@ impl Core {
     /// When the stages have to be called again, if nothing arrives before.
     pub fn poll_timeout(&self) -> Option<u64> {
         let tables = self.tables.iter().filter_map(|table| table.poll_timeout());
-        tables.chain(self.verifier.poll_timeout()).min()
+        tables.chain(self.verifier.poll_timeout()).chain(self.propose_at).min()
     }
 
     /// The journal's writer, for the loop that moves its bytes.

@@ -19,6 +19,9 @@ const MAX_RECEIPTS: usize = 6_000;
 impl Core {
     /// Builds blocks for the tables whose primary this is.
     pub(super) fn propose(&mut self, now: u64, wall: u64) {
+        self.pace.adapt(&self.meters.core_use, now);
+        let opens_at = self.pace.opens_in(wall).map(|in_ns| now + in_ns);
+        let (mut proposed, mut held_back) = (false, false);
         for slot in 0..self.tables.len() {
             let waiting = {
                 let table = &mut self.tables[slot];
@@ -31,8 +34,19 @@ impl Core {
             if waiting && self.tables[slot].is_censored(now) {
                 self.tables[slot].replica.suspect(now);
             }
-            while self.propose_one(slot, now, wall) {}
+            match opens_at {
+                Some(opens_at) => held_back |= self.tables[slot].hold_back(opens_at),
+                None => {
+                    while self.propose_one(slot, now, wall) {
+                        proposed = true;
+                    }
+                }
+            }
         }
+        if proposed {
+            self.pace.proposed(wall);
+        }
+        self.propose_at = opens_at.filter(|_| held_back);
     }
 
     /// Whether a block should be made now, and then makes it.

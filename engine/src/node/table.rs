@@ -212,6 +212,12 @@ impl TableNode {
             .min()
     }
 
+    /// Nothing is proposed before a time. Whether there is something that might be.
+    pub fn hold_back(&mut self, until: u64) -> bool {
+        self.propose_at = self.propose_at.map(|at| at.max(until));
+        self.mempool.ready() > 0 || self.state.has_receipts_waiting()
+    }
+
     /// Whether an empty block is due: the table has gone quiet with blocks above its last checkpoint, and a second has passed. So
     /// everything that is committed is soon under a checkpoint.
     pub fn quiet_checkpoint(&mut self, place: &Slot, now: u64, wall: u64) -> bool {

@@ -27,13 +27,15 @@ const VIEW_TIMEOUT_MAX: u64 = 5 * SECOND;
 const CHECK_AFTER: u64 = 50 * MS;
 
 impl World {
-    fn settings(&self) -> Settings {
+    fn settings(&self, id: HostId) -> Settings {
         Settings {
             view_timeout: self.scenario.view_timeout * MS,
             view_timeout_max: VIEW_TIMEOUT_MAX,
             snapshot_interval: self.scenario.snapshot_interval,
             retained_segments: self.scenario.retained_segments,
             history_bytes: self.scenario.history_bytes,
+            // As often as can be; or the validators at unlike paces, as idle and busy ones are.
+            interval: if self.scenario.eager { 0 } else { [2_500, 20_000][id % 2] },
             batch_target: if self.scenario.eager { 1 } else { Settings::default().batch_target },
             ..Settings::default()
         }
@@ -88,7 +90,7 @@ impl World {
     }
 
     fn recover(&mut self, id: HostId) -> Result<Vec<CoreHost>, RecoveryError> {
-        let (shard, settings) = (self.shard(id), self.settings());
+        let (shard, settings) = (self.shard(id), self.settings(id));
         let (now, host) = (self.now, &mut self.hosts[id]);
         host.boot = now;
         host.clock.leap = 0;
@@ -142,7 +144,7 @@ impl World {
         core: u16,
         (index_seed, log_salt): (u64, [u8; 32]),
     ) -> Result<Recovered, RecoveryError> {
-        let settings = self.settings();
+        let settings = self.settings(id);
         let key = &self.keys[usize::from(self.hosts[id].replica)];
         let sources = Sources {
             disk: disk.clone(),
