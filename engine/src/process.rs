@@ -440,6 +440,7 @@ impl CoreThread {
             retained_segments: u32::try_from(setup.config.log.retain_bytes / setup.config.log.segment_bytes)
                 .unwrap_or(u32::MAX),
             silent: self.silent,
+            instructions: setup.config.cores.instructions,
             ..if setup.config.relay.has_relay() { relaying() } else { Settings::default() }
         };
         let writer = Writer::new(sources.log, &tail);

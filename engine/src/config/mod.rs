@@ -17,9 +17,10 @@ use std::{
 
 use dag::Address;
 use serde::Deserialize;
+use shard_core::sigbatch::Backend;
 
 use toml_file::{text, within};
-use values::{duration_within, features};
+use values::{backend, duration_within, features};
 
 use crate::relay::RelayConfig;
 
@@ -84,6 +85,9 @@ pub struct Cores {
     pub count: CoreCount,
     /// Whether each loop stays on its core. Off where several nodes share a machine.
     pub pin: bool,
+    /// The vector instructions that signatures are verified with; «auto» takes the fastest here.
+    #[serde(deserialize_with = "backend")]
+    pub instructions: Backend,
 }
 
 /// The node's own addresses.
@@ -214,7 +218,7 @@ pub struct IoConfig {
 
 impl Default for Cores {
     fn default() -> Self {
-        Cores { count: CoreCount::Auto, pin: true }
+        Cores { count: CoreCount::Auto, pin: true, instructions: Backend::best() }
     }
 }
 

@@ -72,6 +72,11 @@ fn bad_values_are_answered_with_their_line_and_range() {
     for (good, bad, cause) in [
         ("count = \"auto\"", "count = 0", "expected \"auto\" or a number from 1 to 1024"),
         ("count = \"auto\"", "count = \"all\"", "expected \"auto\" or a number from 1 to 1024"),
+        (
+            "instructions = \"auto\"",
+            "instructions = \"mmx\"",
+            "no instructions «mmx» here: use auto, portable",
+        ),
         ("peers = \"0.0.0.0:7000\"", "peers = \"0.0.0.0\"", "«0.0.0.0»: invalid socket address"),
         ("address = \"v1.example.org:7000\"", "address = \"v1\"", "«v1»: write host:port"),
         ("mempool_bytes = 67_108_864", "mempool_bytes = 1", "1 is out of range: use 1048576 to"),
@@ -91,6 +96,8 @@ fn bad_values_are_answered_with_their_line_and_range() {
     assert!(key.contains("not a bech32m text"), "{key}");
     let features = EXAMPLE.replace("# disable_features = []", "disable_features = [\"multishot_recv\"]");
     assert_eq!(parse(&features).unwrap().io.disable_features, netio::Features::MULTISHOT_RECV);
+    let portable = EXAMPLE.replace("# instructions = \"auto\"", "instructions = \"portable\"");
+    assert_eq!(parse(&portable).unwrap().cores.instructions, Backend::PORTABLE);
 }
 
 /// A network of four with one node's files, and the text of its configuration.

@@ -13,6 +13,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error, Visitor},
 };
+use shard_core::sigbatch::Backend;
 
 /// How many cores the lanes are spread over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,6 +147,18 @@ pub(super) fn features<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Fea
         features |= feature;
     }
     Ok(features)
+}
+
+/// Reads the name of vector instructions that this machine has.
+pub(super) fn backend<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Backend, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    if name == "auto" {
+        return Ok(Backend::best());
+    }
+    Backend::available().find(|backend| backend.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = Backend::available().map(Backend::name).collect();
+        D::Error::custom(format!("no instructions «{name}» here: use auto, {}", names.join(", ")))
+    })
 }
 
 #[cfg(test)]

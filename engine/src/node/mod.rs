@@ -32,6 +32,7 @@ use dag::{LaneId, ReplicaId, Vote, VoteBundle, keys::KeyPair};
 use shard_core::{
     Delivery,
     mempool::{Settled, Ticket},
+    sigbatch::Backend,
 };
 
 use self::{
@@ -80,6 +81,8 @@ pub struct Settings {
     /// does, so much is cheaper; where packets are relayed on the core they wait for no more than this and one piece of work
     /// (35 units, see `shard_core::sigbatch`).
     pub verify_slice: usize,
+    /// The vector instructions that signatures are verified with.
+    pub instructions: Backend,
     /// Slice of execution per turn, in account changes.
     pub execute_slice: usize,
     /// Slices of execution per turn, all tables together.
@@ -105,6 +108,7 @@ impl Default for Settings {
             snapshot_interval: 16 << 20,
             retained_segments: 4,
             verify_slice: 400,
+            instructions: Backend::best(),
             execute_slice: 256,
             execute_steps: 8,
             interval: 2_500,
@@ -263,7 +267,13 @@ impl Core {
         let peers: Vec<[u8; 32]> =
             shard.peers().filter_map(|peer| shard.committee.key(peer).copied()).collect();
         Core {
-            verifier: Verifier::new(shard.signatures, verifier_seed, &peers, settings.verify_slice),
+            verifier: Verifier::new(
+                shard.signatures,
+                settings.instructions,
+                verifier_seed,
+                &peers,
+                settings.verify_slice,
+            ),
             verdicts: Vec::new(),
             pace: Pace::new(settings.interval),
             propose_at: None,

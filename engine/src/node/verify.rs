@@ -13,7 +13,7 @@ use dag::{
     Hash,
     keys::{Signature, VerifyFn},
 };
-use shard_core::sigbatch::{Batch, KnownKeys, Progress, Signed};
+use shard_core::sigbatch::{Backend, Batch, KnownKeys, Progress, Signed};
 use slab::Slab;
 
 use crate::topology::Signatures;
@@ -108,9 +108,10 @@ pub struct Verifier<S> {
 }
 
 impl<S> Job<S> {
-    fn new(capacity: usize, seed: [u8; 32], keys: usize) -> Self {
+    fn new(batch: Batch) -> Self {
+        let capacity = batch.capacity();
         Job {
-            batch: Batch::new(capacity, seed, keys),
+            batch,
             urgent: VecDeque::new(),
             queue: VecDeque::with_capacity(MAX_WAITING.min(2 * capacity)),
             since: None,
@@ -178,17 +179,23 @@ impl<S> Job<S> {
 impl<S> Verifier<S> {
     /// `seed` is drawn from the operating system, once for each core; `committee` are the keys that sign votes; `budget` is the
     /// slice in units of about a µs.
-    pub fn new(rule: Signatures, seed: [u8; 32], committee: &[[u8; 32]], budget: usize) -> Self {
+    pub fn new(
+        rule: Signatures,
+        instructions: Backend,
+        seed: [u8; 32],
+        committee: &[[u8; 32]],
+        budget: usize,
+    ) -> Self {
         // Two jobs never draw the same coefficients.
         let mut other = seed;
         other[0] ^= 1;
         let committee = if rule == Signatures::Ed25519 { committee } else { &[] };
         Verifier {
             rule,
-            known: KnownKeys::new(committee),
+            known: KnownKeys::with_backend(instructions, committee),
             votes: VecDeque::new(),
-            doubtful: Job::new(DOUBTFUL, other, committee.len()),
-            transactions: Job::new(BATCH, seed, CACHED_KEYS),
+            doubtful: Job::new(Batch::with_backend(instructions, DOUBTFUL, other, committee.len())),
+            transactions: Job::new(Batch::with_backend(instructions, BATCH, seed, CACHED_KEYS)),
             budget,
             rate: Rate::default(),
             arrived: 0,
@@ -290,7 +297,7 @@ mod tests {
     #[test]
     fn every_subject_gets_its_own_verdict() {
         let key = KeyPair::from_seed(&[2; 32]);
-        let mut verifier = Verifier::new(Signatures::Ed25519, [1; 32], &[], 500);
+        let mut verifier = Verifier::new(Signatures::Ed25519, Backend::best(), [1; 32], &[], 500);
         for i in 0..1500u32 {
             let message = dag::hash::Domain::VOTE.hash(&i.to_le_bytes());
             let mut signature = key.sign(&message);
@@ -321,7 +328,7 @@ mod tests {
                 false => verifier.push(&key.public(), message, &signature, i),
             }
         };
-        (Verifier::new(Signatures::Ed25519, [1; 32], &[], 1 << 20), push)
+        (Verifier::new(Signatures::Ed25519, Backend::best(), [1; 32], &[], 1 << 20), push)
     }
 
     #[test]
@@ -363,7 +370,7 @@ mod tests {
     fn votes_are_judged_at_once_whoever_signed_them() {
         let keys = [4, 5, 6].map(|seed| KeyPair::from_seed(&[seed; 32]));
         let committee = [keys[0].public(), keys[1].public()];
-        let mut verifier = Verifier::new(Signatures::Ed25519, [1; 32], &committee, 1 << 20);
+        let mut verifier = Verifier::new(Signatures::Ed25519, Backend::best(), [1; 32], &committee, 1 << 20);
         let mut expected = Vec::new();
         for i in 0..60u32 {
             // By keys of the committee and another; every seventh is forged.

@@ -49,13 +49,8 @@ impl KnownKeys {
     /// Most signatures that one call takes.
     pub const AT_ONCE: usize = 4;
 
-    /// Tables of `keys` (about 0.3 ms for each). One that is no encoding of a point is no known key.
-    #[must_use]
-    pub fn new(keys: &[[u8; 32]]) -> Self {
-        Self::with_backend(Backend::best(), keys)
-    }
-
-    /// The same with the instructions of `backend`.
+    /// Tables of `keys`, about 0.3 ms for each. One that is no encoding of a point is no known key. Works with the instructions of
+    /// `backend`.
     #[must_use]
     pub fn with_backend(backend: Backend, keys: &[[u8; 32]]) -> Self {
         let mut known = Self { backend, keys: Vec::new(), rows: Vec::new() };

@@ -28,7 +28,7 @@
 macro_rules! machine {
     ([$($feature:tt)+]; $lanes:ident; $register:ty; $($trait:ident $function:ident $intrinsic:ident;)*) => {
         /// Shows that the machine has the instructions.
-        #[derive(Clone, Copy, Debug)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub(in crate::sigbatch) struct Cpu(());
 
         impl Cpu {
@@ -224,10 +224,10 @@ pub(super) trait Kernel {
 }
 
 /// Which instructions verify signatures. All give the same verdicts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Backend(Kind);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     Portable,
     #[cfg(target_arch = "x86_64")]

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    devnet::{Devnet, Layout, READY_WITHIN, Sizes, tied},
+    devnet::{Devnet, Instructions, Layout, READY_WITHIN, Sizes, tied},
     exit::{Failure, Outcome},
     output::Format,
     signals::Interrupt,
@@ -66,6 +66,9 @@ pub struct Arguments {
     /// Each validator checks the signatures of every block, instead of f + 1 of them for all
     #[arg(long, conflicts_with = "resume")]
     check_all: bool,
+    /// Vector instructions that signatures are verified with
+    #[arg(long, value_name = "NAME", value_enum, default_value_t, conflicts_with = "resume")]
+    instructions: Instructions,
     /// The first validator relays people's packets, too: a file with [relay.turn] or [relay.vpn] of a node.toml, or both
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     relay: Option<PathBuf>,
@@ -293,6 +296,7 @@ impl Arguments {
             accounts: self.accounts,
             balance: self.balance.0,
             check_all: self.check_all,
+            instructions: self.instructions,
         }
     }
 }

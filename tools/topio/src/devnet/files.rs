@@ -19,7 +19,7 @@ use engine::{
 };
 use serde::Serialize;
 
-use super::{DevnetError, Record};
+use super::{DevnetError, Instructions, Record};
 use crate::values::DevSeed;
 
 const RECORD: &str = "devnet.json";
@@ -232,6 +232,7 @@ struct Config {
 struct Cores {
     count: u16,
     pin: bool,
+    instructions: Instructions,
 }
 
 #[derive(Serialize)]
@@ -260,7 +261,7 @@ fn config(record: &Record, keys: &[Address], index: usize) -> String {
         key_file: "validator.key",
         data_dir: "data",
         // Several validators share the machine, so the kernel places their loops.
-        cores: Cores { count: record.sizes.cores, pin: false },
+        cores: Cores { count: record.sizes.cores, pin: false, instructions: record.sizes.instructions },
         listen: Listen {
             peers: ports.peers_address().to_string(),
             submission: ports.submission_address().to_string(),
@@ -281,8 +282,16 @@ mod tests {
     use super::*;
     use crate::devnet::{Devnet, Sizes};
 
-    const SIZES: Sizes =
-        Sizes { validators: 4, tables: 8, lanes: 2, cores: 1, accounts: 5, balance: 7, check_all: false };
+    const SIZES: Sizes = Sizes {
+        validators: 4,
+        tables: 8,
+        lanes: 2,
+        cores: 1,
+        accounts: 5,
+        balance: 7,
+        check_all: false,
+        instructions: Instructions::Auto,
+    };
 
     fn create(folder: &Path) -> Result<Devnet, DevnetError> {
         Devnet::create(Path::new("topio"), folder, SIZES, None)

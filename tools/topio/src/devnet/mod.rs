@@ -36,7 +36,7 @@ use engine::{
 pub use files::Layout;
 pub use node::{Node, tied};
 pub use ports::Ports;
-pub use record::{Record, Sizes};
+pub use record::{Instructions, Record, Sizes};
 
 use crate::{exit::Failure, rpc::Rpc, signals::Interrupt, values::DevSeed};
 

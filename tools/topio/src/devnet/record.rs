@@ -24,6 +24,24 @@ pub struct Sizes {
     /// Whether each validator checks the signatures of every block, instead of its share.
     #[serde(default)]
     pub check_all: bool,
+    /// What signatures are verified with.
+    #[serde(default)]
+    pub instructions: Instructions,
+}
+
+/// Vector instructions, as `node.toml` names them.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Instructions {
+    /// The fastest of the machine.
+    #[default]
+    Auto,
+    /// AVX-512 with 52-bit multiplication.
+    Avx512ifma,
+    /// AVX2.
+    Avx2,
+    /// None.
+    Portable,
 }
 
 impl Sizes {

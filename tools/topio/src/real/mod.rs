@@ -39,7 +39,7 @@ use self::{
     report::{Facts, faults},
 };
 use crate::{
-    devnet::{Devnet, Ports, READY_WITHIN, Sizes},
+    devnet::{Devnet, Instructions, Ports, READY_WITHIN, Sizes},
     exit::{Failure, Outcome},
     output::Format,
     signals::Interrupt,
@@ -81,6 +81,7 @@ impl Options {
             accounts: CLIENTS * ACCOUNTS,
             balance: BALANCE,
             check_all: false,
+            instructions: Instructions::Auto,
         }
     }
 
