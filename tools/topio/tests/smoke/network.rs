@@ -22,7 +22,7 @@ use perf::{
 };
 use tempfile::TempDir;
 use topio::{
-    devnet::{Devnet, READY_WITHIN, STOP_WITHIN, Sizes},
+    devnet::{Devnet, Instructions, READY_WITHIN, STOP_WITHIN, Sizes},
     signals::Interrupt,
 };
 
@@ -41,6 +41,7 @@ pub const SIZES: Sizes = Sizes {
     accounts: 400,
     balance: BALANCE,
     check_all: false,
+    instructions: Instructions::Auto,
 };
 /// How long validators may take to catch up and agree on everything.
 const AGREED_WITHIN: Duration = Duration::from_secs(60);

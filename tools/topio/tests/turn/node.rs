@@ -3,7 +3,7 @@
 use std::{fs::OpenOptions, io::Write, net::Ipv4Addr, net::SocketAddr, path::Path};
 
 use topio::{
-    devnet::{Devnet, READY_WITHIN, Sizes},
+    devnet::{Devnet, Instructions, READY_WITHIN, Sizes},
     signals::Interrupt,
 };
 
@@ -20,6 +20,7 @@ const SIZES: Sizes = Sizes {
     accounts: 10,
     balance: 1_000_000_000,
     check_all: false,
+    instructions: Instructions::Auto,
 };
 
 #[test]
