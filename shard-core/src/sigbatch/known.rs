@@ -68,7 +68,7 @@ impl KnownKeys {
     /// Which of `signed` are valid for certain, in order: at most [`AT_ONCE`](Self::AT_ONCE). Of the others nothing is known;
     /// those of honest signers whose keys are known are never among them.
     ///
-    /// Takes about 10 µs for one, and 7 µs for each of four.
+    /// Takes about 10 µs for one and 7 µs for each of four with AVX-512, 30 and 20 µs with AVX2.
     ///
     /// # Panics
     /// Where they are too many.
