@@ -460,10 +460,8 @@ impl CoreThread {
             eprintln!("core {}: recovered from {} log records", self.core, recovered.records);
         }
         let identity = Identity::from_seed(*setup.key.seed());
-        let peer_keys =
-            shard.peers().map(|peer| *shard.committee.key(peer).expect("a peer is of the committee"));
         let limits = ChannelLimits { max_frame: max_frame(shard.committee.size()), max_unsealed: 64 << 20 };
-        let channels = ChannelConfig::new(identity, peer_keys, limits);
+        let channels = ChannelConfig::new(identity, shard.peer_keys(), limits);
         let address = |peer: ReplicaId, lane: LaneId| {
             self.peers[usize::from(peer)][usize::from(lane)].expect("every peer has an address for each lane")
         };

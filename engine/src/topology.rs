@@ -82,6 +82,11 @@ impl Shard {
         let me = self.me;
         self.committee.replicas().filter(move |&replica| replica != me)
     }
+
+    /// Their keys.
+    pub fn peer_keys(&self) -> impl Iterator<Item = [u8; 32]> {
+        self.peers().map(|peer| *self.committee.key(peer).expect("a peer is of the committee"))
+    }
 }
 
 /// The machine's side: how many cores share the lanes, and which of them this is.

@@ -253,10 +253,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Facts> {
     anyhow::ensure!(core_affinity::set_for_current(core), "can't stay on processor {}", core.id);
     let backend = match &arguments.backend {
         None => Backend::best(),
-        Some(name) => Backend::available().find(|backend| backend.name() == name).with_context(|| {
-            let names: Vec<&str> = Backend::available().map(Backend::name).collect();
-            format!("no backend {name} here: use one of {}", names.join(", "))
-        })?,
+        Some(name) => Backend::named(name)
+            .with_context(|| format!("no backend {name} here: use one of {}", Backend::names()))?,
     };
 
     let progress = Progress::new(u64::from(arguments.rounds));

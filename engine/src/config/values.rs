@@ -155,9 +155,8 @@ pub(super) fn backend<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Back
     if name == "auto" {
         return Ok(Backend::best());
     }
-    Backend::available().find(|backend| backend.name() == name).ok_or_else(|| {
-        let names: Vec<&str> = Backend::available().map(Backend::name).collect();
-        D::Error::custom(format!("no instructions «{name}» here: use auto, {}", names.join(", ")))
+    Backend::named(&name).ok_or_else(|| {
+        D::Error::custom(format!("no instructions «{name}» here: use auto, {}", Backend::names()))
     })
 }
 

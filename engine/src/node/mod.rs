@@ -264,8 +264,7 @@ impl Core {
             })
             .collect();
         assert_eq!(tables.len(), placement.tables(&shard).len(), "every table of the core is there");
-        let peers: Vec<[u8; 32]> =
-            shard.peers().filter_map(|peer| shard.committee.key(peer).copied()).collect();
+        let peers: Vec<[u8; 32]> = shard.peer_keys().collect();
         Core {
             verifier: Verifier::new(
                 shard.signatures,

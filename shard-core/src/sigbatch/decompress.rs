@@ -1,6 +1,8 @@
 //! From 32 bytes to a point, several at a time: a square root costs some 250 squares, each waiting for the one before, so
 //! the lanes of two vectors take one each.
 
+use curve25519_dalek::constants::ED25519_BASEPOINT_COMPRESSED;
+
 use super::field::{Backend, Element, Kernel, Lanes, Pair, Rows};
 use super::point::{self, Niels};
 
@@ -13,6 +15,11 @@ pub(super) const GROUP: usize = 16;
 pub(super) fn decompress(backend: Backend, encodings: &[[u8; 32]]) -> [Option<Niels>; GROUP] {
     assert!(encodings.len() <= GROUP);
     backend.run(Decompress(encodings))
+}
+
+/// The base point B.
+pub(super) fn basepoint(backend: Backend) -> Niels {
+    decompress(backend, &[ED25519_BASEPOINT_COMPRESSED.to_bytes()])[0].expect("the base point is a point")
 }
 
 struct Decompress<'a>(&'a [[u8; 32]]);

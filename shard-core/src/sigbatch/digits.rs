@@ -13,7 +13,7 @@ pub(super) struct Cut {
 
 impl Cut {
     /// Windows, the narrower one on top included.
-    pub(super) fn windows(self) -> usize {
+    pub(super) const fn windows(self) -> usize {
         SCALAR_BITS.div_ceil(self.bits) as usize
     }
 
@@ -28,7 +28,7 @@ impl Cut {
     }
 
     /// Bits below the top window.
-    fn below_top(self) -> u32 {
+    pub(super) const fn below_top(self) -> u32 {
         SCALAR_BITS - (SCALAR_BITS - 1) % self.bits - 1
     }
 }

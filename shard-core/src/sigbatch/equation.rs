@@ -4,11 +4,10 @@ use std::ops::Range;
 
 use ahash::RandomState;
 use curve25519_dalek::Scalar;
-use curve25519_dalek::constants::ED25519_BASEPOINT_COMPRESSED;
 use hashbrown::HashTable;
 
 use super::coefficients::Coefficients;
-use super::decompress::{decompress, shift_128};
+use super::decompress::{basepoint, shift_128};
 use super::field::Backend;
 use super::key_cache::{self, Cached};
 use super::msm::Msm;
@@ -85,8 +84,7 @@ const LOAD_COST: usize = 3;
 impl Equation {
     /// An empty equation with room for `capacity` signatures.
     pub(super) fn new(backend: Backend, capacity: usize, seed: &[u8; 32]) -> Self {
-        let basepoint = decompress(backend, &[ED25519_BASEPOINT_COMPRESSED.to_bytes()])[0];
-        let basepoint = basepoint.expect("the base point is a point");
+        let basepoint = basepoint(backend);
         Self {
             terms: Vec::with_capacity(capacity),
             signers: Vec::with_capacity(capacity),

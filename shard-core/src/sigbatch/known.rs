@@ -9,9 +9,8 @@
 #![allow(clippy::cast_possible_truncation, reason = "rows and lanes are few")]
 
 use curve25519_dalek::Scalar;
-use curve25519_dalek::constants::ED25519_BASEPOINT_COMPRESSED;
 
-use super::decompress::{decompress, invert};
+use super::decompress::{basepoint, decompress, invert};
 use super::digits::{Cut, Digits, SCALAR_BITS};
 use super::equation::halves;
 use super::field::portable::One;
@@ -22,7 +21,7 @@ use super::rule;
 /// How each half of a scalar is cut.
 const CUT: Cut = Cut { bits: 5 };
 /// Windows of a scalar: of both halves.
-const WINDOWS: usize = 2 * SCALAR_BITS.div_ceil(CUT.bits) as usize;
+const WINDOWS: usize = 2 * CUT.windows();
 /// Additions in all: of a key's multiples and of B's.
 const ADDITIONS: usize = 2 * WINDOWS;
 
@@ -54,8 +53,7 @@ impl KnownKeys {
     #[must_use]
     pub fn with_backend(backend: Backend, keys: &[[u8; 32]]) -> Self {
         let mut known = Self { backend, keys: Vec::new(), rows: Vec::new() };
-        let base = decompress(backend, &[ED25519_BASEPOINT_COMPRESSED.to_bytes()])[0];
-        known.add_table(base.expect("the base point is a point"));
+        known.add_table(basepoint(backend));
         for key in keys {
             if let Some(point) = decompress(backend, &[*key])[0] {
                 known.keys.push(*key);
@@ -95,11 +93,8 @@ impl KnownKeys {
     /// `[s]B + [k]A` of the key at a place.
     fn sum(&self, s: &Scalar, place: usize, k: &Scalar) -> Extended {
         let mut additions = Additions { at: [0; ADDITIONS], negative: [0; ADDITIONS / MAX_LANES] };
-        additions.plan(0, s);
-        additions.plan(WINDOWS, k);
-        // The plan is for the first key.
-        let offset = place * WINDOWS * CUT.rows();
-        additions.at[WINDOWS..].iter_mut().for_each(|at| *at += offset as u32);
+        additions.plan(0, 0, s);
+        additions.plan(WINDOWS, 1 + place, k);
         let mut partial = [Extended::IDENTITY; MAX_LANES];
         self.backend.run(Run { additions: &additions, rows: &self.rows, partial: &mut partial });
         let mut sum = partial[0].to_lane();
@@ -120,7 +115,7 @@ impl KnownKeys {
             }
             // The top window of a half is narrower.
             let is_top = window + 1 == WINDOWS / 2;
-            let bits = if is_top { (SCALAR_BITS - 1) % CUT.bits + 1 } else { CUT.bits };
+            let bits = if is_top { SCALAR_BITS - CUT.below_top() } else { CUT.bits };
             for _ in 0..bits {
                 base = point::double(base);
             }
@@ -137,15 +132,15 @@ struct Additions {
 }
 
 impl Additions {
-    /// Those of `scalar`, from `first` on, with rows of the table that begins there.
-    fn plan(&mut self, first: usize, scalar: &Scalar) {
+    /// Those of `scalar`, from `first` on, with rows of one table.
+    fn plan(&mut self, first: usize, table: usize, scalar: &Scalar) {
         let (low, high) = halves(scalar);
         let halves = [Digits::new(CUT, low), Digits::new(CUT, high)];
         for (half, digits) in halves.into_iter().enumerate() {
             for window in 0..WINDOWS / 2 {
-                let number = first + half * (WINDOWS / 2) + window;
-                let digit = digits.get(window);
-                self.at[number] = (number * CUT.rows()) as u32 + digit.unsigned_abs();
+                let place = half * (WINDOWS / 2) + window;
+                let (number, digit) = (first + place, digits.get(window));
+                self.at[number] = ((table * WINDOWS + place) * CUT.rows()) as u32 + digit.unsigned_abs();
                 self.negative[number / MAX_LANES] |= u8::from(digit < 0) << (number % MAX_LANES);
             }
         }

@@ -256,6 +256,18 @@ impl Backend {
         Self::available().next_back().unwrap_or(Self::PORTABLE)
     }
 
+    /// Those of a name, where this machine can run them.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::available().find(|backend| backend.name() == name)
+    }
+
+    /// What this machine can run, for messages.
+    #[must_use]
+    pub fn names() -> String {
+        Self::available().map(Self::name).collect::<Vec<_>>().join(", ")
+    }
+
     /// Its name: `portable`, `avx2` or `avx512ifma`.
     #[must_use]
     pub fn name(self) -> &'static str {
