@@ -56,10 +56,6 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// A connection whose other side has not acknowledged bytes for so long is closed: its machine is gone, or reads nothing.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
-/// Time slice of a core loop that relays, where it shares its processor with others, and its priority beside them («nice»): people's
-/// packets can't wait for as long as agreement can.
-const RELAY_TIME_SLICE: Duration = Duration::from_micros(100);
-const RELAY_NICE: i32 = -20;
 
 /// Slices of work where packets are relayed on the same core, which wait for one of them: some 50 µs of signatures.
 fn relaying() -> Settings {
@@ -382,11 +378,6 @@ impl CoreThread {
 
     fn prepare_and_run(&self) -> Result<(), NodeError> {
         self.pin();
-        if self.setup.config.relay.has_relay() {
-            // Only wishes, and the second takes a privilege; a core of its own needs neither.
-            let _ = netio::schedule_soon(RELAY_TIME_SLICE, RELAY_NICE)
-                .or_else(|_| netio::schedule_soon(RELAY_TIME_SLICE, 0));
-        }
         let config = ReactorConfig {
             max_connections: self.setup.config.limits.submission_connections as usize + 1024,
             send_queue_bytes: 64 << 20,

@@ -46,7 +46,7 @@ pub use pool::RecvBuf;
 pub use probe::Features;
 pub use reactor::{CloseReason, ConnId, Event, FileId, Reactor, ReactorConfig, WatchId, WriteRefused};
 pub use ring::Wait;
-pub use schedule::schedule_soon;
+pub use schedule::{schedule_first, schedule_soon};
 pub use send_queue::SendError;
 pub use tun::{Tun, TunCounters};
 pub use wait::wait;

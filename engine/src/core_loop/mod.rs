@@ -11,6 +11,7 @@ mod log_file;
 mod relay;
 mod rings;
 mod side_work;
+mod urgency;
 
 use std::{
     net::SocketAddr,
@@ -30,7 +31,7 @@ pub use relay::Relay;
 pub use rings::{CoreRings, make_rings};
 pub use side_work::SideWork;
 
-use self::links::LinkEvent;
+use self::{links::LinkEvent, urgency::Urgency};
 use crate::{
     metrics::Phase,
     node::{
@@ -207,12 +208,16 @@ impl CoreLoop {
     pub fn run(mut self) -> Result<(), LoopError> {
         self.core.start(self.clock.now());
         self.lap_began = self.clock.now();
+        let mut urgency = (!self.relay.is_empty()).then(|| Urgency::begin(self.lap_began));
         let mut more = true;
         while !self.stop.is_requested() {
             let wait = self.wait(more);
             self.lap(Phase::Timers);
             self.reactor.poll(wait, &mut self.events).map_err(LoopError::Ring)?;
             let now = self.after_wait(wait);
+            if let Some(urgency) = &mut urgency {
+                urgency.adapt(now);
+            }
             self.dispatch(now)?;
             more = self.rings.receive(&mut self.core, now);
             more |= self.calls.receive(&mut self.core, &self.links, self.log.fault(), now);
