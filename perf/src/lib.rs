@@ -10,6 +10,7 @@
 
 pub mod burst;
 pub mod client;
+mod cpu;
 pub mod exec;
 pub mod figure;
 pub mod idle;

@@ -26,6 +26,7 @@ use engine::relay::vpn::{VpnConfig, clients::Registry};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    cpu,
     figure::{self, Figure, Goal, columns, median, number},
     loadgen::LoadResult,
     netns::{self, Namespace, Running},
@@ -250,11 +251,12 @@ impl Mixed {
             let after = probe.spent()?;
             Ok((before, after, stream.map(finish).transpose()?.unwrap_or(0.0)))
         })?;
-        let spent = after.since(before);
+        let (passed, relay) = (after.machine.passed_since(before.machine), after.relay - before.relay);
+        let network = after.network - before.network - relay;
         Ok(Flood {
             committed: load.committed_per_second,
-            processors: (spent.network + spent.idle - spent.relay) / spent.passed,
-            relay_processors: spent.relay / spent.passed,
+            processors: (network + after.machine.idle_since(before.machine)) / passed,
+            relay_processors: relay / passed,
             tunnel,
         })
     }
@@ -316,8 +318,8 @@ impl Probe {
         let validators = self.processes.iter().map(|process| network::cpu_time_of(*process));
         let validators = validators.sum::<anyhow::Result<Duration>>()?.as_secs_f64();
         let own = network::cpu_time_of(std::process::id())?.as_secs_f64();
-        let (relay, idle) = (relay_seconds(&self.metrics()?)?, machine_idle()?);
-        Ok(Spent { network: validators + own, relay, idle, passed: uptime()? })
+        let relay = relay_seconds(&self.metrics()?)?;
+        Ok(Spent { network: validators + own, relay, machine: cpu::Machine::now()? })
     }
 
     /// What the first validator tells at `/metrics`.
@@ -330,28 +332,14 @@ impl Probe {
     }
 }
 
-/// Seconds so far.
+/// Seconds of processors so far.
 #[derive(Clone, Copy)]
 struct Spent {
-    /// Of processors, by validators and load.
+    /// By validators and load.
     network: f64,
-    /// Of processors, by the first validator's relay stage.
+    /// By the first validator's relay stage.
     relay: f64,
-    /// Of processors, by nobody.
-    idle: f64,
-    /// On the wall.
-    passed: f64,
-}
-
-impl Spent {
-    fn since(self, before: Spent) -> Spent {
-        Spent {
-            network: self.network - before.network,
-            relay: self.relay - before.relay,
-            idle: self.idle - before.idle,
-            passed: self.passed - before.passed,
-        }
-    }
+    machine: cpu::Machine,
 }
 
 /// The relay stage's share of its thread's processor time. The stages' times are wall time, which goes on while others have the core.
@@ -371,20 +359,6 @@ fn relay_seconds(metrics: &str) -> anyhow::Result<f64> {
     let cpu: f64 = values("topio_core_cpu_seconds_total{").iter().map(|(_, seconds)| seconds).sum();
     ensure!(busy > 0.0 && cpu > 0.0, "the validator's metrics tell no times");
     Ok(relay / busy * cpu)
-}
-
-/// Seconds that processors of this machine had nothing to do (proc_stat(5): idle and iowait).
-fn machine_idle() -> anyhow::Result<f64> {
-    let text = fs::read_to_string("/proc/stat")?;
-    let fields: Vec<f64> =
-        text.lines().next().unwrap_or_default().split_whitespace().skip(1).flat_map(str::parse).collect();
-    let ticks = fields.get(3).zip(fields.get(4)).context("/proc/stat has another layout")?;
-    Ok((ticks.0 + ticks.1) / rustix::param::clock_ticks_per_second() as f64)
-}
-
-fn uptime() -> anyhow::Result<f64> {
-    let text = fs::read_to_string("/proc/uptime")?;
-    Ok(text.split(' ').next().unwrap_or_default().parse()?)
 }
 
 /// Waits for the download. Returns Mbit/s that arrived.

@@ -21,8 +21,10 @@ use relay_dp::vpn::{ClientConfig, Network, PeerConfig, Secrets, generate_private
 use serde::Serialize;
 
 use crate::{
+    cpu,
     figure::{self, Figure, Goal, columns, median, number},
     netns::{self, Namespace, Running},
+    network,
 };
 
 const TCP: Goal =
@@ -36,8 +38,6 @@ const UDP: Goal = Goal {
 const MEMORY: Goal = Goal { what: "memory of 10,000 idle clients", unit: "MB", required: 100.0, aim: 30.0 };
 const DEVICE: &str = "wg-perf";
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Ticks of /proc per second.
-const TICKS: f64 = 100.0;
 /// Most loss at which a rate of UDP counts, percent.
 const MAX_LOSS: f64 = 0.1;
 
@@ -229,9 +229,9 @@ impl Tunnel {
             Ok(said) if said.is_empty() => bail!("iperf3 does not listen"),
             other => other,
         })?;
-        let before = (machine_seconds()?, self.vpn_seconds()?);
+        let before = (cpu::Machine::now()?, self.vpn_seconds()?);
         let said = self.one.run("iperf3", &[&["-J", "-c", "10.99.0.2"], extra].concat())?;
-        let spent = (machine_seconds()? - before.0, self.vpn_seconds()? - before.1);
+        let spent = (cpu::Machine::now()?.busy_since(before.0), self.vpn_seconds()? - before.1);
         let report: serde_json::Value = serde_json::from_str(&said)?;
         let end = &report["end"];
         let (sum, lost) = match end["sum_received"]["bytes"].as_f64().filter(|_| !extra.contains(&"-u")) {
@@ -268,7 +268,8 @@ impl Tunnel {
     }
 
     fn vpn_seconds(&self) -> anyhow::Result<f64> {
-        Ok(process_seconds(self.ends[0].pid())? + process_seconds(self.ends[1].pid())?)
+        let ends = self.ends.iter().map(|end| network::cpu_time_of(end.pid()));
+        Ok(ends.sum::<anyhow::Result<Duration>>().context("a VPN process has ended")?.as_secs_f64())
     }
 }
 
@@ -294,21 +295,4 @@ fn start_end(
     namespace.ip(&["address", "add", &config.addresses[0].to_string(), "dev", device])?;
     namespace.ip(&["link", "set", device, "mtu", "1420", "up"])?;
     Ok(process)
-}
-
-/// Processor time of the whole machine that was not idle.
-fn machine_seconds() -> anyhow::Result<f64> {
-    let text = fs::read_to_string("/proc/stat")?;
-    let line = text.lines().next().context("/proc/stat has a first line")?;
-    let fields: Vec<f64> = line.split_whitespace().skip(1).map_while(|field| field.parse().ok()).collect();
-    // user, nice, system, then irq and softirq; idle, iowait and steal are not spent.
-    Ok([0, 1, 2, 5, 6].iter().filter_map(|at| fields.get(*at)).sum::<f64>() / TICKS)
-}
-
-/// Processor time of a process.
-fn process_seconds(pid: u32) -> anyhow::Result<f64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).context("a VPN process has ended")?;
-    let after_name = text.rsplit(')').next().unwrap_or_default();
-    let fields: Vec<f64> = after_name.split_whitespace().map(|field| field.parse().unwrap_or(0.0)).collect();
-    Ok((fields.get(11).unwrap_or(&0.0) + fields.get(12).unwrap_or(&0.0)) / TICKS)
 }
