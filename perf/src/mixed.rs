@@ -42,6 +42,8 @@ const LOSS: Goal = Goal {
     required: 10.0,
     aim: 3.0,
 };
+/// What its namespaces are named after.
+const ROLE: &str = "perf-mixed-";
 const SERVER: &str = "10.77.0.1";
 const PATIENCE: Duration = Duration::from_secs(30);
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -163,7 +165,8 @@ pub struct Facts {
 /// # Errors
 /// Without root or the tools; when the network or the tunnel does not come up.
 pub fn run(arguments: &Arguments) -> anyhow::Result<Facts> {
-    let (client, edge) = (Namespace::new("client")?, Namespace::new("edge")?);
+    Namespace::remove_leftovers(ROLE)?;
+    let (client, edge) = (Namespace::new(&format!("{ROLE}client"))?, Namespace::new(&format!("{ROLE}edge"))?);
     client.link(&edge, "outer", &[("192.0.2.2/24", "192.0.2.1/24")])?;
     let mut inside = edge.command(std::env::current_exe()?);
     inside.args(["mixed-inside", &serde_json::to_string(arguments)?, client.name()]);

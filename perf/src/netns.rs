@@ -13,7 +13,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 /// Where `ip` keeps the names of namespaces.
 const NAMES: &str = "/run/netns";
@@ -49,8 +52,8 @@ impl Namespace {
         Namespace { name: name.to_owned(), ours: false }
     }
 
-    /// Removes those whose role begins with `prefix` and whose maker is gone, killed before it could remove them itself. Returns
-    /// how many.
+    /// Removes those whose role begins with `prefix` and whose maker is gone, killed before it could remove them itself, with the
+    /// processes that still run inside. Returns how many.
     ///
     /// # Errors
     /// When `ip` refuses.
@@ -60,7 +63,15 @@ impl Namespace {
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
         let is_left = |name: &String| maker(name, prefix).is_some_and(|maker| !is_alive(maker));
         let left: Vec<String> = names.filter(is_left).collect();
-        left.iter().try_for_each(|name| ip(&["netns", "del", name]).map(drop))?;
+        for name in &left {
+            let inside = ip(&["netns", "pids", name])?;
+            let inside = inside.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?));
+            for process in inside {
+                // One that has ended by itself meanwhile is as good.
+                let _ = kill_process(process, Signal::KILL);
+            }
+            ip(&["netns", "del", name])?;
+        }
         Ok(left.len())
     }
 
@@ -202,8 +213,8 @@ impl Running {
     /// # Errors
     /// When it ends with an error.
     pub fn terminate(mut self) -> anyhow::Result<()> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::TERM)?;
         let status = self.child.wait()?;
         if status.success() { Ok(()) } else { bail!("ended with {status}") }
     }

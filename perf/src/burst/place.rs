@@ -29,6 +29,8 @@ pub const RELAY: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
 pub const LOAD: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 2);
 /// Where the relay listens.
 pub const PORT: u16 = 3478;
+/// What its namespaces are named after.
+const ROLE: &str = "perf-burst-";
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// The namespaces.
@@ -45,7 +47,9 @@ impl Place {
     /// # Errors
     /// Without root, iproute2 or ethtool.
     pub fn new() -> anyhow::Result<Place> {
-        let (relay, load) = (Namespace::new("xdp-relay")?, Namespace::new("xdp-load")?);
+        Namespace::remove_leftovers(ROLE)?;
+        let (relay, load) =
+            (Namespace::new(&format!("{ROLE}relay"))?, Namespace::new(&format!("{ROLE}load"))?);
         let suffix = (std::process::id() % 100_000).to_string();
         let place = Place { relay, load, suffix };
         let (near, far) = (place.device('r'), place.device('l'));

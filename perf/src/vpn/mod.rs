@@ -36,6 +36,8 @@ const UDP: Goal = Goal {
     aim: 4.0,
 };
 const MEMORY: Goal = Goal { what: "memory of 10,000 idle clients", unit: "MB", required: 100.0, aim: 30.0 };
+/// What its namespaces are named after.
+const ROLE: &str = "perf-vpn-";
 const DEVICE: &str = "wg-perf";
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Most loss at which a rate of UDP counts, percent.
@@ -158,6 +160,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Facts> {
             eprintln!("{other} is not installed, and left out");
         }
     }
+    Namespace::remove_leftovers(ROLE)?;
     for round in 1..=arguments.rounds {
         for contender in &mut contenders {
             eprintln!("round {round} of {}: {}", arguments.rounds, contender.name);
@@ -191,7 +194,7 @@ struct Tunnel {
 
 impl Tunnel {
     fn open(program: &str) -> anyhow::Result<Tunnel> {
-        let (one, two) = (Namespace::new("one")?, Namespace::new("two")?);
+        let (one, two) = (Namespace::new(&format!("{ROLE}one"))?, Namespace::new(&format!("{ROLE}two"))?);
         one.link(&two, "outer", &[("192.0.2.1/24", "192.0.2.2/24")])?;
         let folder = tempfile::tempdir()?;
         let mut seed = Secrets::new(*blake3::hash(format!("{:?}", Instant::now()).as_bytes()).as_bytes());
