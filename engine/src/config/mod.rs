@@ -142,8 +142,9 @@ pub struct Limits {
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
-    /// A table's first view change comes after this long without progress; it doubles from view to view.
-    #[serde(deserialize_with = "duration_within::<_, 10, 60_000>")]
+    /// A table's first view change comes after this long without progress; it doubles from view to view. A busy primary proposes every
+    /// 20 ms, so it is a multiple of that.
+    #[serde(deserialize_with = "duration_within::<_, 100, 60_000>")]
     pub view: Duration,
     /// The doubling ends here.
     #[serde(deserialize_with = "duration_within::<_, 10, 600_000>")]

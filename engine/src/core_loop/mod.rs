@@ -119,6 +119,8 @@ pub struct CoreLoop {
     index: IndexFeed,
     side: SideWork,
     relay: Relay,
+    /// Where packets are relayed.
+    urgency: Option<Urgency>,
     clock: Clock,
     settings: LoopSettings,
     stop: Stop,
@@ -191,6 +193,7 @@ impl CoreLoop {
             index: parts.index,
             side: parts.side,
             relay: parts.relay,
+            urgency: None,
             clock: parts.clock,
             settings: parts.settings,
             stop: parts.stop,
@@ -208,16 +211,16 @@ impl CoreLoop {
     pub fn run(mut self) -> Result<(), LoopError> {
         self.core.start(self.clock.now());
         self.lap_began = self.clock.now();
-        let mut urgency = (!self.relay.is_empty()).then(|| Urgency::begin(self.lap_began));
+        let asleep = self.core.meters().core_use.waiting_ns();
+        self.urgency = (!self.relay.is_empty()).then(|| Urgency::begin(self.lap_began, asleep));
         let mut more = true;
         while !self.stop.is_requested() {
-            let wait = self.wait(more);
+            let working = more || self.relay.has_more();
+            let wait = self.wait(working);
             self.lap(Phase::Timers);
             self.reactor.poll(wait, &mut self.events).map_err(LoopError::Ring)?;
-            let now = self.after_wait(wait);
-            if let Some(urgency) = &mut urgency {
-                urgency.adapt(now);
-            }
+            let now = self.after_wait(wait, working);
+            self.adapt_urgency(now);
             self.dispatch(now)?;
             more = self.rings.receive(&mut self.core, now);
             more |= self.calls.receive(&mut self.core, &self.links, self.log.fault(), now);
@@ -277,11 +280,21 @@ impl CoreLoop {
         now
     }
 
-    /// Charges the time in the ring: asleep, or busy with system calls.
-    fn after_wait(&mut self, wait: Wait) -> u64 {
+    /// A core that relays is urgent, as long as it does.
+    fn adapt_urgency(&mut self, now: u64) {
+        let Some(urgency) = &mut self.urgency else { return };
+        if !self.relay.is_empty() {
+            urgency.adapt(now, self.core.meters().core_use.waiting_ns());
+        } else if urgency.stand_back().is_ok() {
+            self.urgency = None;
+        }
+    }
+
+    /// Charges the time in the ring: asleep or spinning, or busy with system calls.
+    fn after_wait(&mut self, wait: Wait, working: bool) -> u64 {
         let now = match wait {
-            Wait::Spin => self.lap(Phase::Completions),
-            Wait::For(_) | Wait::Forever => {
+            Wait::Spin if working || !self.events.is_empty() => self.lap(Phase::Completions),
+            _ => {
                 let now = self.clock.now();
                 let held_back = self.log.fault().is_some() || self.core.is_held_back();
                 let core_use = &mut self.core.meters().core_use;
@@ -299,9 +312,12 @@ impl CoreLoop {
         now
     }
 
-    fn wait(&self, more: bool) -> Wait {
+    fn wait(&self, working: bool) -> Wait {
         let now = self.clock.now();
-        if more || self.relay.has_more() || self.settings.poll || now < self.last_event + self.settings.spin {
+        // Who runs before others is let in at once, and leaves the processor to them meanwhile.
+        let spins = now < self.last_event + self.settings.spin
+            && !self.urgency.as_ref().is_some_and(Urgency::is_first);
+        if working || spins || self.settings.poll {
             return Wait::Spin;
         }
         let (core, relay) = (self.core.poll_timeout(), self.relay.poll_timeout());

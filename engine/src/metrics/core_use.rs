@@ -103,9 +103,14 @@ impl CoreUse {
         self.phases_ns.iter().sum()
     }
 
+    /// Time spent waiting, whatever for.
+    pub fn waiting_ns(&self) -> u64 {
+        self.blocked_ns + self.idle_ns
+    }
+
     /// Share of the time spent working, from 0 to 1.
     pub fn busy_share(&self) -> f64 {
-        let total = self.busy_ns() + self.blocked_ns + self.idle_ns;
+        let total = self.busy_ns() + self.waiting_ns();
         if total == 0 { 0.0 } else { self.busy_ns() as f64 / total as f64 }
     }
 }

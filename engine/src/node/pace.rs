@@ -16,6 +16,8 @@ const WINDOW: u64 = 100_000_000;
 const BUSY: f64 = 0.8;
 /// For less than this: halved. Half of the blocks cost more than half of the time only where nothing else is done.
 const IDLE: f64 = 0.3;
+/// After so many windows without a busy one it is halved as well, to see whether the core can do with it by now.
+const CALM: u32 = 50;
 
 /// When a core's tables may propose.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub(super) struct Pace {
     /// The shortest interval, µs; zero: blocks are proposed whenever there is something to propose.
     shortest: u64,
     doublings: u32,
+    /// Windows since the last busy one, or the last change.
+    calm: u32,
     /// When blocks were proposed last, µs since 1970.
     last: u64,
     /// When the window began, and what had been done by then.
@@ -32,7 +36,7 @@ pub(super) struct Pace {
 impl Pace {
     /// Intervals from `shortest` (µs) on.
     pub fn new(shortest: u64) -> Pace {
-        Pace { shortest, doublings: 0, last: 0, window: (0, CoreUse::default()) }
+        Pace { shortest, doublings: 0, calm: 0, last: 0, window: (0, CoreUse::default()) }
     }
 
     fn interval(&self) -> u64 {
@@ -61,12 +65,13 @@ impl Pace {
             return;
         }
         let busy = core.busy_ns() - before.busy_ns();
-        let waiting = core.idle_ns + core.blocked_ns - before.idle_ns - before.blocked_ns;
+        let waiting = core.waiting_ns() - before.waiting_ns();
         let share = busy as f64 / (busy + waiting).max(1) as f64;
+        self.calm += 1;
         if share > BUSY {
-            self.doublings = (self.doublings + 1).min(DOUBLINGS);
-        } else if share < IDLE {
-            self.doublings = self.doublings.saturating_sub(1);
+            (self.doublings, self.calm) = ((self.doublings + 1).min(DOUBLINGS), 0);
+        } else if share < IDLE || self.calm >= CALM {
+            (self.doublings, self.calm) = (self.doublings.saturating_sub(1), 0);
         }
         self.window = (now, *core);
     }
@@ -110,5 +115,9 @@ mod tests {
             [31, 20, 0, 0, 0].map(|busy| watch(&mut pace, busy)),
             [20_000, 10_000, 5_000, 2_500, 2_500]
         );
+        watch(&mut pace, 90);
+        let held = (0..CALM).map(|_| watch(&mut pace, 50)).take_while(|interval| *interval == 5_000).count();
+        assert_eq!(held, CALM as usize - 1, "it is tried again after a while");
+        assert_eq!(pace.interval(), 2_500);
     }
 }

@@ -21,7 +21,7 @@ impl Core {
     pub(super) fn propose(&mut self, now: u64, wall: u64) {
         self.pace.adapt(&self.meters.core_use, now);
         let opens_at = self.pace.opens_in(wall).map(|in_ns| now + in_ns);
-        let (mut proposed, mut held_back) = (false, false);
+        let mut proposed = false;
         for slot in 0..self.tables.len() {
             let waiting = {
                 let table = &mut self.tables[slot];
@@ -35,7 +35,7 @@ impl Core {
                 self.tables[slot].replica.suspect(now);
             }
             match opens_at {
-                Some(opens_at) => held_back |= self.tables[slot].hold_back(opens_at),
+                Some(opens_at) => self.tables[slot].hold_back(opens_at),
                 None => {
                     while self.propose_one(slot, now, wall) {
                         proposed = true;
@@ -46,7 +46,8 @@ impl Core {
         if proposed {
             self.pace.proposed(wall);
         }
-        self.propose_at = opens_at.filter(|_| held_back);
+        // Whether there will be something to propose is found out then: it may come of what this very turn has decided.
+        self.propose_at = opens_at;
     }
 
     /// Whether a block should be made now, and then makes it.

@@ -212,10 +212,9 @@ impl TableNode {
             .min()
     }
 
-    /// Nothing is proposed before a time. Whether there is something that might be.
-    pub fn hold_back(&mut self, until: u64) -> bool {
+    /// Nothing is proposed before a time.
+    pub fn hold_back(&mut self, until: u64) {
         self.propose_at = self.propose_at.map(|at| at.max(until));
-        self.mempool.ready() > 0 || self.state.has_receipts_waiting()
     }
 
     /// Whether an empty block is due: the table has gone quiet with blocks above its last checkpoint, and a second has passed. So
