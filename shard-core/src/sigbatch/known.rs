@@ -3,9 +3,9 @@
 //!
 //! Multiples of each key are computed once, for every window of a scalar. Then `[s]B − [k]A` is a sum of rows of tables without a
 //! doubling, and the lanes share its additions. Where the sum's encoding is R, the signature is valid: R stands for that very
-//! point, so `[s]B − [k]A − R` is zero up to a point of low order, which the cofactor removes. Where it is not, the rule may still accept the signature (R
-//! may be encoded in another way, or differ by a point of low order), though no honest signer makes such ones. Whoever asked lets a
-//! [`Batch`](super::Batch) judge it.
+//! point, so `[s]B − [k]A − R` is zero up to a point of low order, which the cofactor removes. Where it is not, the rule may still
+//! accept the signature (R may be encoded in another way, or differ by a point of low order), though no honest signer makes such
+//! ones. Whoever asked lets a [`Batch`](super::Batch) judge it.
 #![allow(clippy::cast_possible_truncation, reason = "rows and lanes are few")]
 
 use curve25519_dalek::Scalar;
