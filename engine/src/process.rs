@@ -7,6 +7,7 @@
 //! ```
 
 use std::{
+    cell::Cell,
     net::SocketAddr,
     rc::Rc,
     sync::{
@@ -37,12 +38,12 @@ use crate::{
     recovery::{Agreement, RecoveryError, Sources, recover},
     relay::{
         turn::{ServeError, TurnCore, steer},
-        vpn::{VpnError, VpnServer},
+        vpn::{VpnError, VpnPart, server},
     },
     rpc::{self, BlockInfo, ChainInfo, CoreCalls, Gateway, RpcOptions, Server, ServerError},
     side::{self, Side, SideClient, SideConfig, SideError, disk::StdDisk},
     snapshot,
-    topology::{Placement, Shard},
+    topology::{Placement, Shard, pin_to},
 };
 
 /// How often the main thread looks whether it is time to stop.
@@ -166,6 +167,10 @@ pub fn run(setup: Setup, stop: Stop) -> Result<(), NodeError> {
     let steering =
         turn.map(|turn| steer(turn, setup.cores)).transpose().map_err(ServeError::Config)?.flatten();
     let clock = Clock::start();
+    // One for each core, or for the first ones.
+    let cores = u8::try_from(setup.cores).unwrap_or(u8::MAX);
+    let vpn = setup.config.relay.vpn.as_ref().map(|config| server::open(config, cores, clock));
+    let mut vpn = vpn.transpose()?.into_iter().flatten();
     let (to_main, from_cores) = channel();
     let mut to_cores = Vec::new();
     let mut threads = Vec::new();
@@ -179,6 +184,7 @@ pub fn run(setup: Setup, stop: Stop) -> Result<(), NodeError> {
             clock,
             index: index.as_ref().map(|index| index.reader().clone()),
             steering: steering.clone(),
+            vpn: Cell::new(vpn.next()),
             silent: directory.is_silent(),
             stop: stop.clone(),
             to_main: to_main.clone(),
@@ -362,6 +368,8 @@ struct CoreThread {
     index: Option<index::Reader>,
     /// What hands the relay its packets past the kernel.
     steering: Option<Arc<Steering>>,
+    /// The core's part of the VPN, until it starts.
+    vpn: Cell<Option<VpnPart>>,
     /// Whether the validator never votes.
     silent: bool,
     stop: Stop,
@@ -377,7 +385,9 @@ impl CoreThread {
     }
 
     fn prepare_and_run(&self) -> Result<(), NodeError> {
-        self.pin();
+        if self.setup.config.cores.pin {
+            pin_to(self.core);
+        }
         let config = ReactorConfig {
             max_connections: self.setup.config.limits.submission_connections as usize + 1024,
             send_queue_bytes: 64 << 20,
@@ -391,16 +401,6 @@ impl CoreThread {
         let core_loop = self.build(reactor, connections)?;
         let _ = self.to_main.send(FromCore::Running);
         Ok(core_loop.run()?)
-    }
-
-    fn pin(&self) {
-        if !self.setup.config.cores.pin {
-            return;
-        }
-        let cpus = core_affinity::get_core_ids().unwrap_or_default();
-        if let Some(&cpu) = cpus.get(usize::from(self.core) % cpus.len().max(1)) {
-            core_affinity::set_for_current(cpu);
-        }
     }
 
     fn build(&self, mut reactor: Reactor, mut connections: Connections) -> Result<CoreLoop, NodeError> {
@@ -507,7 +507,7 @@ fn catch_up(feed: &mut index::Feed, past: Vec<BlockInfo>) {
 }
 
 impl CoreThread {
-    /// The relay services that are configured. The VPN has one device, so it is on one core.
+    /// The relay services that are configured.
     fn relay(&self, reactor: &mut Reactor) -> Result<Relay, NodeError> {
         let mut relay = Relay::default();
         if let Some(config) = &self.setup.config.relay.turn {
@@ -516,8 +516,8 @@ impl CoreThread {
             let turn = TurnCore::new(config, cores, self.clock, &random(), steering)?;
             relay.add(turn, reactor).map_err(NodeError::Ring)?;
         }
-        if let Some(config) = self.setup.config.relay.vpn.as_ref().filter(|_| self.core == 0) {
-            relay.add(VpnServer::open(config, self.clock)?, reactor).map_err(NodeError::Ring)?;
+        if let Some(part) = self.vpn.take() {
+            relay.add(part.start()?, reactor).map_err(NodeError::Ring)?;
         }
         Ok(relay)
     }

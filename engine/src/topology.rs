@@ -10,6 +10,14 @@ use shard_core::sigbatch;
 
 use crate::config::Setup;
 
+/// Keeps the calling thread on the processor of core number `core`, where the system allows; cores beyond the processors share them.
+pub fn pin_to(core: u16) {
+    let processors = core_affinity::get_core_ids().unwrap_or_default();
+    if let Some(&processor) = processors.get(usize::from(core) % processors.len().max(1)) {
+        core_affinity::set_for_current(processor);
+    }
+}
+
 /// What the genesis fixes for every node of a shard, and which of its validators this one is.
 #[derive(Clone, Debug)]
 pub struct Shard {

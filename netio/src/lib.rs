@@ -18,6 +18,7 @@
 
 mod aligned;
 mod backoff;
+mod bpf;
 pub mod channel;
 pub mod checksum;
 mod counters;
@@ -48,6 +49,6 @@ pub use reactor::{CloseReason, ConnId, Event, FileId, Reactor, ReactorConfig, Wa
 pub use ring::Wait;
 pub use schedule::{schedule_first, schedule_soon};
 pub use send_queue::SendError;
-pub use tun::{Tun, TunCounters};
+pub use tun::{Tun, TunCounters, TunSteering};
 pub use wait::wait;
 pub use waker::Waker;

@@ -13,6 +13,7 @@ mod address;
 mod control;
 mod recv;
 mod send;
+mod steer;
 #[cfg(test)]
 mod tests;
 

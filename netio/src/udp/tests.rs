@@ -180,3 +180,43 @@ fn an_icmp_error_is_not_the_sockets() {
         assert_eq!(here.recv_burst(&pool, &mut Vec::new(), BURST).unwrap(), 0);
     }
 }
+
+#[test]
+fn sockets_on_one_port_get_what_is_theirs() {
+    const SOCKETS: u8 = 3;
+    let pool = PacketPool::new(64).unwrap();
+    let config = UdpConfig { reuse_port: true, ..UdpConfig::default() };
+    let first = UdpSocket::bind("[::]:0".parse().unwrap(), &config).unwrap();
+    let address = first.local_addr().unwrap();
+    let bind = |_| UdpSocket::bind(address, &config).unwrap();
+    let mut sockets: Vec<UdpSocket> = std::iter::once(first).chain((1..SOCKETS).map(bind)).collect();
+    sockets[0].steer(&[(2, 11), (4, 7)], SOCKETS).unwrap();
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()));
+    for byte in 0..30u8 {
+        for (kind, place) in [(2, 11), (4, 7)] {
+            let mut message = [0; 32];
+            (message[0], message[place]) = (kind, byte);
+            // Each from an address of its own, so that no hash is right by chance.
+            let mut sender = socket("127.0.0.1:0");
+            let mut queue = VecDeque::from([datagram(&pool, &message, 32, to)]);
+            assert_eq!(sender.send_burst(&mut queue).unwrap(), 1);
+            let received = receive(&mut sockets[usize::from(byte % SOCKETS)], &pool, 1);
+            assert_eq!(bytes_of(&received), message);
+        }
+    }
+    // Of one sender, what says nothing and what is too short stays together.
+    let mut sender = socket("127.0.0.1:0");
+    for message in [&[1, 2, 3][..], &[9; 40], &[1; 148]] {
+        let mut queue = VecDeque::from([datagram(&pool, message, 1_000, to)]);
+        sender.send_burst(&mut queue).unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut came = vec![0; sockets.len()];
+    while came.iter().sum::<usize>() < 3 {
+        assert!(Instant::now() < deadline, "only {came:?} came");
+        for (socket, came) in sockets.iter_mut().zip(&mut came) {
+            *came += socket.recv_burst(&pool, &mut Vec::new(), BURST).unwrap();
+        }
+    }
+    assert!(came.contains(&3), "{came:?}");
+}

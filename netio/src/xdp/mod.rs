@@ -12,7 +12,6 @@
 //!
 //! What is steered passes no firewall rules of the kernel's, and is not seen by its packet counters.
 
-mod bpf;
 mod frame;
 mod interface;
 mod program;
@@ -27,6 +26,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::bpf;
 use crate::packet::{Packet, PacketPool};
 use interface::Interface;
 use queue::{Flushed, Queue, SLOTS};
@@ -99,7 +99,7 @@ impl Steering {
         let sockets = bpf::socket_map(interface.queues).map_err(failed("making a map of sockets"))?;
         let open = bpf::array(program::PORTS).map_err(failed("making a map of ports"))?;
         let code = program::assemble(flows, cores, interface.mac, (sockets.as_fd(), open.as_fd()));
-        let program = bpf::load(&code).map_err(failed("loading the program"))?;
+        let program = bpf::load(bpf::Kind::Xdp, &code).map_err(failed("loading the program"))?;
         let link = bpf::attach(program.as_fd(), interface.index).map_err(failed("attaching the program"))?;
         Ok(Self { name: name.to_owned(), interface, cores, sockets, open: Arc::new(open), _link: link })
     }

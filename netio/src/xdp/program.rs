@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
 
-use super::bpf::{Assembler, Label, R0, R1, R2, R3, R4, R5, R6, R7, R10, Size, Test};
 use super::frame::Mac;
+use crate::bpf::{self, Assembler, Label, R0, R1, R2, R3, R4, R5, R6, R7, R10, Size, Test};
 
 /// Datagrams that are steered past the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +35,6 @@ pub(super) fn port_key(address: SocketAddr) -> u32 {
 }
 
 const XDP_PASS: u32 = 2;
-const MAP_LOOKUP_ELEM: u32 = 1;
 const REDIRECT_MAP: u32 = 51;
 /// Offsets in `struct xdp_md`.
 const DATA: i16 = 0;
@@ -149,7 +148,7 @@ fn select(
         code.copy(R2, R10);
         code.add(R2, (-4i32).cast_unsigned());
         code.load_map(R1, open);
-        code.call(MAP_LOOKUP_ELEM);
+        code.call(bpf::MAP_LOOKUP_ELEM);
         code.jump_if_null(R0, pass);
         code.load(Size::Word, R0, R0, 0);
         code.jump_if(R0, Test::Equal, 0, pass);

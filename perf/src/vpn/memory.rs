@@ -7,7 +7,8 @@ use std::{
 
 use anyhow::{Context, ensure};
 use relay_dp::vpn::{
-    Accepted, Endpoint, EndpointConfig, Nanos, Network, Path, PrivateKey, Secrets, generate_private_key,
+    Accepted, Endpoint, EndpointConfig, Nanos, Network, Path, PrivateKey, Secrets, Share,
+    generate_private_key,
 };
 
 /// Between two clients' handshakes: less than what makes the endpoint ask for cookies.
@@ -52,7 +53,10 @@ pub fn of_idle_clients(clients: u32) -> anyhow::Result<f64> {
 
 fn endpoint(private_key: PrivateKey, now: Nanos) -> Endpoint {
     let seed = *blake3::hash(&private_key.0).as_bytes();
-    Endpoint::new(EndpointConfig { private_key, mtu: 1420, unix_time_at_zero: 0, seed }, now)
+    Endpoint::new(
+        EndpointConfig { private_key, mtu: 1420, unix_time_at_zero: 0, seed, share: Share::WHOLE },
+        now,
+    )
 }
 
 fn key(number: u32) -> PrivateKey {

@@ -17,6 +17,8 @@ pub struct Counters {
     pub handshakes: u64,
     /// Cookies sent because of load.
     pub cookies_sent: u64,
+    /// Initiations for peers that are at home at another endpoint.
+    pub handed_over: u64,
     /// Datagrams that are no WireGuard message.
     pub dropped_garbage: u64,
     /// Handshake messages whose first MAC is wrong: the sender doesn't know our key.

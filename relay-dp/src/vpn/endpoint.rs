@@ -10,14 +10,13 @@ use super::peer::{Peer, Pending};
 use super::rate::HandshakeLimit;
 use super::routes::Routes;
 use super::session::Session;
+use super::share::{HandedOver, Indices, Share};
 use super::timers::{FORGET_AFTER, JITTER, KEEPALIVE_TIMEOUT, MAX_ATTEMPTS, REKEY_TIMEOUT, Timers};
 use super::wire::{INITIATION, OVERHEAD, kind};
 use super::{Counters, Nanos, Network, PrivateKey, PublicKey, SECOND, Secrets};
 
 /// Messages of our own that wait to be fetched.
 const MAX_OUTPUTS: usize = 1024;
-/// Slots for indices: a peer has up to three sessions and a pending exchange.
-const INDEX_BITS: u32 = 20;
 /// Seconds of TAI ahead of Unix time when both began, and the label's offset (TAI64).
 const TAI64_BASE: u64 = 0x4000_0000_0000_000a;
 /// Timestamps are rounded to about 17 ms: they must grow, not tell our clock.
@@ -65,6 +64,8 @@ pub struct EndpointConfig {
     pub unix_time_at_zero: u64,
     /// 32 secret bytes.
     pub seed: [u8; 32],
+    /// Which of several endpoints this is.
+    pub share: Share,
 }
 
 /// A peer as people want to see it.
@@ -96,6 +97,9 @@ pub struct Endpoint {
     unix_time_at_zero: u64,
     pub(super) peers: Vec<Option<Peer>>,
     pub(super) by_key: HashMap<PublicKey, PeerId>,
+    /// Peers that are at home at other endpoints.
+    pub(super) elsewhere: HashMap<PublicKey, u8>,
+    pub(super) handed_over: VecDeque<HandedOver>,
     pub(super) routes: Routes,
     pub(super) indices: Indices,
     timers: BinaryHeap<Reverse<(Nanos, PeerId)>>,
@@ -104,46 +108,6 @@ pub struct Endpoint {
     pub(super) ready: VecDeque<PeerId>,
     pub(super) staged_bytes: usize,
     pub(super) counters: Counters,
-}
-
-/// From the index in a message to the peer it belongs to: one array access.
-pub(super) struct Indices {
-    /// The full index and its peer, by the index's low bits.
-    slots: Vec<Option<(u32, PeerId)>>,
-    free: Vec<u32>,
-}
-
-impl Indices {
-    fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new() }
-    }
-
-    /// A new index whose high bits no one can guess; `None` when all slots are taken.
-    pub(super) fn take(&mut self, peer: PeerId, secrets: &mut Secrets) -> Option<u32> {
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                let slot = u32::try_from(self.slots.len()).ok().filter(|slot| *slot < 1 << INDEX_BITS)?;
-                self.slots.push(None);
-                slot
-            }
-        };
-        let index = u32::from_le_bytes(secrets.bytes()) << INDEX_BITS | slot;
-        self.slots[slot as usize] = Some((index, peer));
-        Some(index)
-    }
-
-    pub(super) fn peer_of(&self, index: u32) -> Option<PeerId> {
-        let slot = (index & ((1 << INDEX_BITS) - 1)) as usize;
-        self.slots.get(slot).copied().flatten().filter(|(full, _)| *full == index).map(|(_, peer)| peer)
-    }
-
-    pub(super) fn give_back(&mut self, index: u32) {
-        let slot = index & ((1 << INDEX_BITS) - 1);
-        let had = self.slots[slot as usize].take();
-        assert!(had.is_some_and(|(full, _)| full == index), "an index is given back once");
-        self.free.push(slot);
-    }
 }
 
 impl Endpoint {
@@ -164,8 +128,10 @@ impl Endpoint {
             unix_time_at_zero: config.unix_time_at_zero,
             peers: Vec::new(),
             by_key: HashMap::new(),
+            elsewhere: HashMap::new(),
+            handed_over: VecDeque::new(),
             routes: Routes::default(),
-            indices: Indices::new(),
+            indices: Indices::new(config.share),
             timers: BinaryHeap::new(),
             outputs: VecDeque::new(),
             ready: VecDeque::new(),
@@ -192,6 +158,7 @@ impl Endpoint {
         now: Nanos,
     ) -> PeerId {
         let id = self.by_key.get(&key).copied().unwrap_or_else(|| self.empty_peer(key));
+        self.elsewhere.remove(&key);
         for network in self.peer(id).networks.clone() {
             self.routes.remove(network, id);
         }
@@ -243,8 +210,20 @@ impl Endpoint {
         id
     }
 
+    /// Notes that a peer is at home at endpoint `share`: its initiations are handed over to it.
+    ///
+    /// # Panics
+    /// When it is at home here, or there is no such endpoint.
+    pub fn set_elsewhere(&mut self, key: PublicKey, share: u8) {
+        let Share { number, of } = self.indices.share;
+        assert!(share < of && share != number, "another of the endpoints");
+        assert!(!self.by_key.contains_key(&key), "a peer has one home");
+        self.elsewhere.insert(key, share);
+    }
+
     /// Forgets a peer: its sessions end at once.
     pub fn remove_peer(&mut self, key: &PublicKey) {
+        self.elsewhere.remove(key);
         let Some(id) = self.by_key.remove(key) else { return };
         self.forget_keys(id);
         for network in std::mem::take(&mut self.peer(id).networks) {
@@ -276,6 +255,11 @@ impl Endpoint {
     /// The next message that the endpoint has to send by itself.
     pub fn poll_output(&mut self) -> Option<Transmit> {
         self.outputs.pop_front()
+    }
+
+    /// The next initiation that is another endpoint's: for [`Endpoint::take_handed_over`] there.
+    pub fn next_handed_over(&mut self) -> Option<HandedOver> {
+        self.handed_over.pop_front()
     }
 
     /// A packet with its vnet header that waited for a session and can be given to [`Endpoint::send`] now.

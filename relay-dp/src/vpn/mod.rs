@@ -26,6 +26,7 @@ mod routes;
 mod secrets;
 mod send;
 mod session;
+mod share;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -39,6 +40,7 @@ pub use receive::Accepted;
 pub use routes::Network;
 pub use secrets::Secrets;
 pub use send::{Outcome, Train};
+pub use share::{HandedOver, Share};
 pub use wire::{OVERHEAD, assert_any_datagram_is_classified};
 
 /// Nanoseconds on the caller's monotonic clock.

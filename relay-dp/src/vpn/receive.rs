@@ -1,9 +1,10 @@
 //! From the network: handshakes, cookies and data.
 
 use super::endpoint::{Endpoint, Path, PeerId};
-use super::handshake::{self, RESPONSE_NOISE, SessionKeys};
+use super::handshake::{self, Initiation, RESPONSE_NOISE, SessionKeys};
 use super::routes::addresses;
 use super::session::{REJECT_AFTER_TIME, Refused, Session};
+use super::share::HandedOver;
 use super::timers::{KEEPALIVE_TIMEOUT, REKEY_TIMEOUT, Timers};
 use super::wire::{COOKIE_REPLY, DATA_HEADER, INITIATION, MAC, Message, OVERHEAD, RESPONSE, index_at, kind};
 use super::{MILLISECOND, Nanos};
@@ -14,6 +15,9 @@ const INITIATION_INTERVAL: Nanos = 20 * MILLISECOND;
 /// Handshake messages that one call takes on: an honest sender has one or two in a datagram, and each costs a key exchange while
 /// the caller waits.
 const MAX_EXCHANGES: u32 = 4;
+
+/// Initiations for other endpoints that wait to be fetched.
+const MAX_HANDED_OVER: usize = 64;
 
 /// A packet that a peer sent, where it lies in the datagram's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,17 +192,42 @@ impl Endpoint {
     }
 
     fn initiation(&mut self, message: &[u8; INITIATION], path: Path, now: Nanos) {
-        let sender = index_at(message, 4);
-        if !self.admits(message, sender.to_le_bytes(), path, now) {
+        if !self.admits(message, index_at(message, 4).to_le_bytes(), path, now) {
             return;
         }
+        let Some(read) = self.read_initiation(message) else { return };
+        if let Some(id) = self.by_key.get(&read.peer).copied() {
+            return self.respond(id, *read, index_at(message, 4), path, now);
+        }
+        match self.elsewhere.get(&read.peer).copied() {
+            Some(to) if self.handed_over.len() < MAX_HANDED_OVER => {
+                self.counters.handed_over += 1;
+                self.handed_over.push_back(HandedOver { to, path, message: *message });
+            }
+            Some(_) => self.counters.dropped_load += 1,
+            None => self.counters.dropped_handshake += 1,
+        }
+    }
+
+    /// Takes an initiation that came to another endpoint, which has found it authentic and within its limits.
+    pub fn take_handed_over(&mut self, initiation: &HandedOver, now: Nanos) {
+        let HandedOver { path, message, .. } = initiation;
+        let Some(read) = self.read_initiation(message) else { return };
+        match self.by_key.get(&read.peer).copied() {
+            Some(id) => self.respond(id, *read, index_at(message, 4), *path, now),
+            // It has been forgotten meanwhile.
+            None => self.counters.dropped_handshake += 1,
+        }
+    }
+
+    fn read_initiation(&mut self, message: &[u8; INITIATION]) -> Option<Box<Initiation>> {
         let noise = message[8..].first_chunk().expect("it is longer");
         let read = handshake::read_initiation(&self.private, noise, &mut self.secrets);
-        let known = read.and_then(|read| self.by_key.get(&read.peer).copied().map(|id| (read, id)));
-        let Some((read, id)) = known else {
-            self.counters.dropped_handshake += 1;
-            return;
-        };
+        self.counters.dropped_handshake += u64::from(read.is_none());
+        read
+    }
+
+    fn respond(&mut self, id: PeerId, read: Initiation, sender: u32, path: Path, now: Nanos) {
         let peer = self.peers[id.0 as usize].as_mut().expect("ids are of peers");
         let too_soon = peer.last_initiation_received.is_some_and(|last| now < last + INITIATION_INTERVAL);
         if read.timestamp <= peer.last_timestamp || too_soon {

@@ -8,6 +8,8 @@ use super::timers::MAX_ATTEMPTS;
 use super::*;
 use crate::offload::VNET_HEADER;
 
+mod shares;
+
 const OUT: usize = 65_536 + 64;
 
 struct Side {
@@ -33,6 +35,7 @@ fn side(byte: u8, address: &str) -> Side {
         mtu: 1420,
         unix_time_at_zero: 1_700_000_000 * SECOND,
         seed: [byte + 100; 32],
+        share: Share::WHOLE,
     };
     Side { endpoint: Endpoint::new(config, 0), address: address.parse().unwrap(), received: Vec::new() }
 }

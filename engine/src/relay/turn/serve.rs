@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
 use super::{ListenError, TurnConfig, TurnConfigError, TurnCore, TurnMeters, steer};
-use crate::{core_loop::Clock, process::Stop};
+use crate::{core_loop::Clock, process::Stop, topology::pin_to};
 
 /// Sleep at most so long, so that a stop request is seen, ns.
 const MAX_SLEEP: u64 = 100_000_000;
@@ -62,7 +62,9 @@ pub fn serve(
         for (core, meters) in (0..cores).zip(&meters) {
             let (opened, stop, steering) = (opened.clone(), stop.clone(), steering.as_deref());
             threads.push(scope.spawn(move || {
-                pin_to(core, pin);
+                if pin {
+                    pin_to(core);
+                }
                 let mut seed = seed;
                 seed[..2].iter_mut().zip(core.to_le_bytes()).for_each(|(byte, core)| *byte ^= core);
                 let made = TurnCore::new(config, (core, cores), clock, &seed, steering);
@@ -92,17 +94,6 @@ pub fn serve(
             threads.into_iter().map(|thread| thread.join().map_err(|_| ServeError::Panicked)).collect();
         results.into_iter().try_for_each(|result| result.and_then(|result| result))
     })
-}
-
-fn pin_to(core: u16, pin: bool) {
-    if !pin {
-        return;
-    }
-    if let Some(ids) = core_affinity::get_core_ids()
-        && let Some(id) = ids.get(usize::from(core) % ids.len().max(1))
-    {
-        core_affinity::set_for_current(*id);
-    }
 }
 
 fn run(mut core: TurnCore, clock: Clock, stop: &Stop, meters: &Mutex<TurnMeters>) -> Result<(), ServeError> {

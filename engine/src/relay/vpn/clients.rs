@@ -67,7 +67,7 @@ impl Registry {
                 PrivateKey::parse(&text).ok_or_else(|| VpnError::file(&path, "is no WireGuard key in base64"))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let key = generate_private_key(&mut Secrets::new(super::run::seed()?));
+                let key = generate_private_key(&mut Secrets::new(super::server::seed()?));
                 create(&path, &format!("{}\n", key.to_base64()))?;
                 Ok(key)
             }
@@ -115,7 +115,7 @@ impl Registry {
             clients.values().flat_map(|client| &client.networks).map(Network::address).collect();
         let addresses: Vec<Network> =
             config.addresses.iter().map(|pool| free_address(*pool, &taken)).collect::<Result<_, _>>()?;
-        let mut secrets = Secrets::new(super::run::seed()?);
+        let mut secrets = Secrets::new(super::server::seed()?);
         let private_key = generate_private_key(&mut secrets);
         let preshared_key = PrivateKey(secrets.bytes());
         let file = ClientFile {

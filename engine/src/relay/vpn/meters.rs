@@ -14,13 +14,15 @@ pub struct Totals {
     pub udp: UdpCounters,
     /// The device's.
     pub tun: TunCounters,
+    /// Initiations lost on their way to another core.
+    pub hand_over_full: u64,
 }
 
 impl Totals {
     /// Why packets were lost, and how many.
     #[must_use]
-    pub fn drops(&self) -> [(&'static str, u64); 20] {
-        let Totals { endpoint: e, udp, tun } = self;
+    pub fn drops(&self) -> [(&'static str, u64); 21] {
+        let Totals { endpoint: e, udp, tun, hand_over_full } = self;
         [
             ("garbage", e.dropped_garbage),
             ("mac", e.dropped_mac),
@@ -42,13 +44,14 @@ impl Totals {
             ("socket_refused", udp.refused),
             ("device_full", tun.full),
             ("device_refused", tun.refused),
+            ("hand_over_full", *hand_over_full),
         ]
     }
 
     /// What was done, and how often.
     #[must_use]
-    pub fn work(&self) -> [(&'static str, u64); 14] {
-        let Totals { endpoint: e, udp, tun } = self;
+    pub fn work(&self) -> [(&'static str, u64); 15] {
+        let Totals { endpoint: e, udp, tun, .. } = self;
         [
             ("packets_in", e.packets_in),
             ("bytes_in", e.bytes_in),
@@ -57,6 +60,7 @@ impl Totals {
             ("keepalives_in", e.keepalives_in),
             ("handshakes", e.handshakes),
             ("cookies_sent", e.cookies_sent),
+            ("handed_over", e.handed_over),
             ("udp_received", udp.received),
             ("udp_segments_in", udp.segments_in),
             ("udp_segments_out", udp.segments_out),
@@ -80,6 +84,8 @@ impl Totals {
         }
         metrics.counter("relay_vpn_handshakes_total", "Handshakes that gave a session.", endpoint.handshakes);
         metrics.counter("relay_vpn_cookies_total", "Cookies sent because of load.", endpoint.cookies_sent);
+        let help = "Initiations handed over to the core that has the client.";
+        metrics.counter("relay_vpn_handed_over_total", help, endpoint.handed_over);
         for (cause, count) in self.drops() {
             let help = "Packets and messages dropped.";
             metrics.labelled_counter("relay_vpn_drops_total", ("cause", cause), help, count);

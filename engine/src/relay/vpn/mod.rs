@@ -1,14 +1,17 @@
 //! The VPN: a WireGuard endpoint with a TUN device, an address pool and a way to the internet.
 //!
-//! The protocol is [`relay_dp::vpn`]; here are its sockets and device ([`service`]), the host's addresses, routes and
-//! masquerade ([`host`]), the clients' files ([`clients`]), what people see of it ([`status`]), and the thread that keeps those files.
+//! The protocol is [`relay_dp::vpn`]; here are its sockets and device ([`service`]), the cores that share it ([`server`]), the host's
+//! addresses, routes and masquerade ([`host`]), the clients' files ([`clients`]), what people see of it ([`status`]), and the thread
+//! that keeps those files.
 
 pub mod clients;
 pub mod config;
+mod handover;
 pub mod host;
 mod keeper;
 mod meters;
 pub mod run;
+pub mod server;
 pub mod service;
 pub mod status;
 
@@ -16,7 +19,8 @@ use std::io;
 use std::path::PathBuf;
 
 pub use config::VpnConfig;
-pub use run::{VpnServer, connect, serve};
+pub use run::{connect, serve};
+pub use server::{VpnPart, VpnServer};
 
 /// Why the VPN does not run. Each says in one line what is wrong and what to do.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,7 @@ use relay_dp::offload::{Joined, Joiner, VNET_HEADER};
 use relay_dp::vpn::{Accepted, Endpoint, Nanos, Outcome, Path, PublicKey};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
-use super::{VpnError, meters::Totals};
+use super::{VpnError, handover::HandOver, meters::Totals};
 use crate::{core_loop::Clock, relay::node_time::NodeTime};
 
 /// Packet buffers of 68 KiB of address space each; memory is used as far as they are filled at once.
@@ -30,12 +30,16 @@ const MAX_PARTS: usize = 2 + 64;
 const CALL: usize = 4 << 10;
 /// The same of a key exchange.
 const KEY_EXCHANGE: usize = 128 << 10;
+/// Initiations handed over by other cores that a turn takes on.
+const HANDED_OVER_A_TURN: usize = 2;
 
 /// A running VPN, without a loop: whoever has one calls [`VpnService::turn`] when [`VpnService::descriptor`] is readable.
 pub struct VpnService {
     endpoint: Endpoint,
     socket: UdpSocket,
     tun: Tun,
+    /// To and from other cores, where there are any.
+    others: Option<HandOver>,
     clock: Clock,
     ready: Ready,
     pool: PacketPool,
@@ -53,14 +57,21 @@ pub struct VpnService {
 }
 
 impl VpnService {
-    /// A service over open devices.
-    pub fn new(endpoint: Endpoint, socket: UdpSocket, tun: Tun, clock: Clock) -> io::Result<Self> {
+    /// A service over open devices. With several cores each has its own, with its queue of the device and its socket on the port.
+    pub fn new(
+        endpoint: Endpoint,
+        socket: UdpSocket,
+        tun: Tun,
+        others: Option<HandOver>,
+        clock: Clock,
+    ) -> io::Result<Self> {
         Ok(Self {
             endpoint,
             joiner: Joiner::new(tun.takes_udp_segments()),
-            ready: Ready::new(&socket, &tun)?,
+            ready: Ready::new(&socket, &tun, others.as_ref())?,
             socket,
             tun,
+            others,
             clock,
             pool: PacketPool::new(BUFFERS)?,
             received: Vec::with_capacity(BURST_AT_A_TIME),
@@ -85,6 +96,7 @@ impl VpnService {
     pub fn turn(&mut self, budget: usize) -> Result<bool, VpnError> {
         let mut more = self.network_to_device(budget)?;
         let now = self.clock.now();
+        more |= self.exchange_initiations(now);
         self.endpoint.handle_timeout(now);
         more |= self.device_to_network(now, budget)?;
         more |= self.speak(now, budget);
@@ -115,7 +127,12 @@ impl VpnService {
     /// What has passed, and what has not.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        Totals { endpoint: self.endpoint.counters(), udp: self.socket.counters(), tun: self.tun.counters() }
+        Totals {
+            endpoint: self.endpoint.counters(),
+            udp: self.socket.counters(),
+            tun: self.tun.counters(),
+            hand_over_full: self.others.as_ref().map_or(0, HandOver::full),
+        }
     }
 
     /// How long packets were here.
@@ -170,6 +187,16 @@ impl VpnService {
             began = ended;
         }
         Ok(more)
+    }
+
+    /// Initiations that came to the wrong core: ours to others, theirs to us. Returns whether more of those may wait.
+    fn exchange_initiations(&mut self, now: Nanos) -> bool {
+        let Some(others) = &mut self.others else { return false };
+        while let Some(initiation) = self.endpoint.next_handed_over() {
+            others.send(initiation);
+        }
+        let endpoint = &mut self.endpoint;
+        others.receive(HANDED_OVER_A_TURN, |initiation| endpoint.take_handed_over(initiation, now))
     }
 
     /// Packets from the device, sealed, into the queue.
@@ -257,7 +284,7 @@ fn write(tun: &mut Tun, joined: &Joined, received: &[Datagram]) {
     tun.write(&parts[..2 + joined.pieces().len()]);
 }
 
-/// Socket and device behind one descriptor, which is readable when one of them has something that can be taken on.
+/// Socket, device and the other cores' bell behind one descriptor, which is readable when one of them has something that can be taken on.
 struct Ready {
     descriptor: OwnedFd,
     /// Whether a readable device counts, and a writable socket.
@@ -265,12 +292,15 @@ struct Ready {
 }
 
 impl Ready {
-    fn new(socket: &UdpSocket, tun: &Tun) -> io::Result<Ready> {
+    fn new(socket: &UdpSocket, tun: &Tun, others: Option<&HandOver>) -> io::Result<Ready> {
         let descriptor = epoll::create(CreateFlags::CLOEXEC)?;
         // Nobody asks which of them it is.
         let data = EventData::new_u64(0);
         epoll::add(&descriptor, socket, data, EventFlags::IN)?;
         epoll::add(&descriptor, tun, data, EventFlags::IN)?;
+        if let Some(others) = others {
+            epoll::add(&descriptor, others.descriptor(), data, EventFlags::IN)?;
+        }
         Ok(Ready { descriptor, wanted: (true, false) })
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use relay_dp::{
     offload,
     vpn::{
-        ClientConfig, Endpoint, EndpointConfig, Network, Outcome, Path, Secrets,
+        ClientConfig, Endpoint, EndpointConfig, Network, Outcome, Path, Secrets, Share,
         assert_any_datagram_is_classified, generate_private_key,
     },
 };
@@ -31,7 +31,10 @@ const SECOND: u64 = 1_000_000_000;
 
 fn endpoint(seed: u8) -> Endpoint {
     let private_key = generate_private_key(&mut Secrets::new([seed; 32]));
-    Endpoint::new(EndpointConfig { private_key, mtu: MTU, unix_time_at_zero: 1, seed: [seed; 32] }, 0)
+    Endpoint::new(
+        EndpointConfig { private_key, mtu: MTU, unix_time_at_zero: 1, seed: [seed; 32], share: Share::WHOLE },
+        0,
+    )
 }
 
 fn path(port: u16) -> Path {

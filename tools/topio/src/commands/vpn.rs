@@ -27,8 +27,9 @@ use crate::{
 };
 
 const SERVE_HELP: &str = "\
-Example:
+Examples:
   topio vpn serve --config vpn.toml
+  topio vpn serve --cores 8 --pin
 
 engine/examples/vpn.toml explains every line of the configuration. It takes root (or CAP_NET_ADMIN), `ip` of iproute2 and, for the
 way to the internet, `nft` of nftables. SIGINT and SIGTERM stop it; then addresses, forwarding and masquerade are as before.";
@@ -56,6 +57,12 @@ pub enum Command {
     Serve {
         #[command(flatten)]
         config: ConfigArgument,
+        /// Threads; each client is on one of them
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+        cores: u8,
+        /// Keep each thread on its core
+        #[arg(long)]
+        pin: bool,
     },
     /// Make a client, and print its WireGuard configuration and QR code
     #[command(after_help = ADD_HELP)]
@@ -110,7 +117,7 @@ impl ConfigArgument {
 /// Runs `topio vpn`.
 pub fn run(command: &Command, format: Format) -> Outcome {
     match command {
-        Command::Serve { config } => serve(&config.load()?),
+        Command::Serve { config, cores, pin } => serve(&config.load()?, *cores, *pin),
         Command::AddClient { name, config, no_qr } => add_client(name, &config.load()?, *no_qr, format),
         Command::RemoveClient { name, config } => {
             let config = config.load()?;
@@ -121,12 +128,12 @@ pub fn run(command: &Command, format: Format) -> Outcome {
     }
 }
 
-fn serve(config: &VpnConfig) -> Outcome {
+fn serve(config: &VpnConfig, cores: u8, pin: bool) -> Outcome {
     let stop = stop_on_signal()?;
     let ready = |key: &relay_dp::vpn::PublicKey| {
         eprintln!("ready: {} on {}, public key {key}", config.interface, config.listen);
     };
-    vpn::serve(config, &stop, ready).map_err(failure)
+    vpn::serve(config, cores, pin, &stop, ready).map_err(failure)
 }
 
 fn connect(file: &Path, interface: &str) -> Outcome {

@@ -7,6 +7,7 @@
 //! ```
 
 mod client;
+mod cores;
 mod node;
 mod place;
 mod server;

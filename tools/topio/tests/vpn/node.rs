@@ -12,7 +12,7 @@ fn a_validator_relays_while_transfers_commit() -> anyhow::Result<()> {
     let at = |name: &str| place.folder.path().join(name);
     let (relay, data, report) = (at("relay.toml"), at("devnet"), at("report"));
     fs::write(&relay, "[relay.vpn]\npublic_address = '192.0.2.1:51820'\n")?;
-    let devnet = ["devnet", "--rate", "500", "--duration", "10", "--accounts", "100"];
+    let devnet = ["devnet", "--cores", "2", "--rate", "500", "--duration", "15", "--accounts", "100"];
     let folders = ["--relay", text(&relay), "--data-dir", text(&data), "--report", text(&report)];
     let mut devnet = place.server.start(TOPIO, &[&devnet[..], &folders].concat())?;
     place.config = data.join("v0/node.toml");
@@ -28,7 +28,16 @@ fn a_validator_relays_while_transfers_commit() -> anyhow::Result<()> {
         let (bytes, _) = arrived(&iperf(&place.client, &place.internet, INTERNET, way)?);
         assert!(bytes > 1e6, "TCP {way:?}: {bytes} bytes a second");
     }
-    assert_eq!(place.status()?["peers"][0]["name"], "laptop");
+    // The second client is on the second core.
+    let another = place.another_client()?;
+    let config = place.add_client("phone")?;
+    let _another = another.start(TOPIO, &["vpn", "connect", text(&config)])?;
+    eventually("the other's first ping", || ping(&another, INTERNET))?;
+    let status = place.status()?;
+    assert_eq!(
+        (&status["peers"][0]["name"], &status["peers"][1]["name"]),
+        (&"laptop".into(), &"phone".into())
+    );
 
     eventually("the devnet's report", || match devnet.has_ended() {
         true => Ok(()),

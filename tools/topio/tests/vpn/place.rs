@@ -51,7 +51,14 @@ impl Place {
 
     /// Starts `topio vpn serve` and waits until it answers.
     pub fn serve(&self) -> anyhow::Result<Running> {
-        let mut running = self.server.start(TOPIO, &["vpn", "serve", "--config", text(&self.config)])?;
+        self.serve_on(1)
+    }
+
+    /// The same on so many cores.
+    pub fn serve_on(&self, cores: u8) -> anyhow::Result<Running> {
+        let cores = cores.to_string();
+        let arguments = ["vpn", "serve", "--config", text(&self.config), "--cores", &cores];
+        let mut running = self.server.start(TOPIO, &arguments)?;
         eventually("the server is ready", || {
             if running.has_ended() {
                 bail!("the server has ended");
@@ -83,8 +90,8 @@ impl Place {
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
-    /// A counter of the server, once the status is newer than this call.
-    pub fn counter(&self, name: &str) -> anyhow::Result<u64> {
+    /// What it says, once that is newer than this call.
+    pub fn fresh_status(&self) -> anyhow::Result<serde_json::Value> {
         let time = |status: &serde_json::Value| status["time"].as_u64().unwrap_or(0);
         let first = time(&self.status()?);
         let mut now = self.status()?;
@@ -93,8 +100,26 @@ impl Place {
             sleep(Duration::from_millis(200));
             now = self.status()?;
         }
-        Ok(now["counters"][name].as_u64().unwrap_or(0))
+        Ok(now)
     }
+
+    /// A counter of the server, from then.
+    pub fn counter(&self, name: &str) -> anyhow::Result<u64> {
+        Ok(counter(&self.fresh_status()?, name))
+    }
+
+    /// A namespace beside the client's, with a way of its own to the server.
+    pub fn another_client(&self) -> anyhow::Result<Namespace> {
+        let another = Namespace::new("another")?;
+        another.link(&self.server, "outer2", &[("192.0.3.2/24", "192.0.3.1/24")])?;
+        another.ip(&["route", "add", "192.0.2.0/24", "via", "192.0.3.1"])?;
+        Ok(another)
+    }
+}
+
+/// A counter in a status; 0 when it is not there.
+pub fn counter(status: &serde_json::Value, name: &str) -> u64 {
+    status["counters"][name].as_u64().unwrap_or(0)
 }
 
 /// A WireGuard peer of other people's making, configured by `wg`.

@@ -1,19 +1,36 @@
-//! The little of bpf(2) that steering takes: assembling a program, loading it, maps of sockets and ports, and a link.
+//! The little of bpf(2) that steering takes: assembling a program, loading it, maps of sockets, ports and networks, and a link.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_LPM_TRIE: u32 = 11;
 const BPF_MAP_TYPE_XSKMAP: u32 = 17;
-const BPF_PROG_TYPE_XDP: u32 = 6;
+/// Memory as entries come; the only way for a trie.
+const BPF_F_NO_PREALLOC: u32 = 1;
 /// Attach type of a link to an interface.
 const BPF_XDP: u32 = 37;
 /// In the driver, before the kernel makes its own buffers; never the generic mode, which costs more than sockets.
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+
+/// Helper: R0 = the value that map R1 has for the key at R2, or null.
+pub(super) const MAP_LOOKUP_ELEM: u32 = 1;
+/// Helper: copies R4 bytes of packet R1 from offset R2 on to R3; R0 is negative when there are fewer.
+pub(super) const SKB_LOAD_BYTES: u32 = 26;
+
+/// What a program is run for.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    /// A packet that the kernel has taken in (`struct __sk_buff`).
+    SocketFilter = 1,
+    /// A frame that has just come (`struct xdp_md`).
+    Xdp = 6,
+}
 
 /// Registers of the machine (RFC 9669 section 2).
 #[derive(Clone, Copy)]
@@ -202,21 +219,28 @@ fn descriptor(of: BorrowedFd<'_>) -> u32 {
 
 /// A map from receive queues to AF_XDP sockets.
 pub(super) fn socket_map(queues: u32) -> io::Result<OwnedFd> {
-    map(BPF_MAP_TYPE_XSKMAP, queues)
+    map(BPF_MAP_TYPE_XSKMAP, 4, queues, 0)
 }
 
 /// A map of `entries` numbers, all zero.
 pub(super) fn array(entries: u32) -> io::Result<OwnedFd> {
-    map(BPF_MAP_TYPE_ARRAY, entries)
+    map(BPF_MAP_TYPE_ARRAY, 4, entries, 0)
 }
 
-/// A map whose keys and values have 4 bytes each.
-fn map(kind: u32, entries: u32) -> io::Result<OwnedFd> {
+/// A map from networks to numbers, which finds the longest that an address is in. Keys: the prefix's length in bits, and an address of
+/// `address_bytes` bytes.
+pub(super) fn networks(address_bytes: u32, entries: u32) -> io::Result<OwnedFd> {
+    map(BPF_MAP_TYPE_LPM_TRIE, 4 + address_bytes, entries, BPF_F_NO_PREALLOC)
+}
+
+/// A map whose values have 4 bytes.
+fn map(kind: u32, key_bytes: u32, entries: u32, flags: u32) -> io::Result<OwnedFd> {
     let mut attributes = Attributes::default();
     attributes.put_u32(0, kind);
-    attributes.put_u32(4, 4); // size of a key
+    attributes.put_u32(4, key_bytes);
     attributes.put_u32(8, 4); // size of a value
     attributes.put_u32(12, entries);
+    attributes.put_u32(16, flags);
     // SAFETY: no pointers.
     unsafe { bpf(BPF_MAP_CREATE, &mut attributes) }.map(owned)
 }
@@ -226,21 +250,45 @@ pub(super) fn put_socket(map: BorrowedFd<'_>, queue: u32, socket: BorrowedFd<'_>
     put(map, queue, descriptor(socket))
 }
 
-/// Puts a value into a map that was made here.
+/// Puts a value into a map of numbers or sockets.
 pub(super) fn put(map: BorrowedFd<'_>, key: u32, value: u32) -> io::Result<()> {
+    // SAFETY: those maps have keys of 4 bytes.
+    unsafe { put_at(map, &key.to_ne_bytes(), value) }
+}
+
+/// Puts a value into a map that was made here.
+///
+/// # Safety
+/// `key` is as long as the map's keys.
+pub(super) unsafe fn put_at(map: BorrowedFd<'_>, key: &[u8], value: u32) -> io::Result<()> {
     let mut attributes = Attributes::default();
     attributes.put_u32(0, descriptor(map));
-    attributes.put_u64(8, (&raw const key) as u64);
+    attributes.put_u64(8, key.as_ptr() as u64);
     attributes.put_u64(16, (&raw const value) as u64);
-    // SAFETY: key and value are 4 bytes each, as the map was made, and live through the call.
+    // SAFETY: the key is as long as the kernel reads, by the caller's promise; the value has 4 bytes. Both live through the call.
     unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attributes) }.map(drop)
 }
 
+/// Takes an entry out of a map; it need not be there.
+///
+/// # Safety
+/// `key` is as long as the map's keys.
+pub(super) unsafe fn remove_at(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
+    let mut attributes = Attributes::default();
+    attributes.put_u32(0, descriptor(map));
+    attributes.put_u64(8, key.as_ptr() as u64);
+    // SAFETY: the key is as long as the kernel reads, by the caller's promise, and lives through the call.
+    match unsafe { bpf(BPF_MAP_DELETE_ELEM, &mut attributes) } {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Has the kernel verify and take a program.
-pub(super) fn load(code: &[u64]) -> io::Result<OwnedFd> {
+pub(super) fn load(kind: Kind, code: &[u64]) -> io::Result<OwnedFd> {
     let license = c"Apache-2.0"; // no helper that is for GPL programs only
     let mut attributes = Attributes::default();
-    attributes.put_u32(0, BPF_PROG_TYPE_XDP);
+    attributes.put_u32(0, kind as u32);
     attributes.put_u32(4, u32::try_from(code.len()).expect("a short program"));
     attributes.put_u64(8, code.as_ptr() as u64);
     attributes.put_u64(16, license.as_ptr() as u64);

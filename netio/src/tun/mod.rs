@@ -4,12 +4,15 @@
 //! the work left to do (cutting, checksums) written in a 10-byte header in front, and takes such packets back. This file
 //! moves them; what the header means is the business of whoever cuts and joins.
 
+mod steering;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use crate::packet::{PACKET_CAPACITY, Packet};
+pub use steering::TunSteering;
 
 /// Kinds of offload in `TUNSETOFFLOAD` (linux/if_tun.h).
 const TUN_F_CSUM: libc::c_ulong = 0x01;
@@ -35,7 +38,7 @@ pub struct TunCounters {
     pub full: u64,
 }
 
-/// A layer-3 device that exists as long as this handle.
+/// A layer-3 device that exists as long as this handle, or one of several queues of one, which exists as long as any of them.
 #[derive(Debug)]
 pub struct Tun {
     device: File,
@@ -51,6 +54,24 @@ impl Tun {
     /// # Errors
     /// Without `CAP_NET_ADMIN`, without the kernel's tun driver, or when the name is taken or too long.
     pub fn open(name: &str) -> io::Result<Self> {
+        Self::open_with(name, 0)
+    }
+
+    /// Makes the device as [`Tun::open`] does, with `queues` queues, one for each core. The kernel chooses a queue by flow, the one
+    /// that the flow's packets in the other direction were written to if there were any lately, unless it is told otherwise by a
+    /// [`TunSteering`].
+    ///
+    /// # Errors
+    /// As [`Tun::open`]; when the device exists with one queue; beyond 256 queues.
+    pub fn open_queues(name: &str, queues: usize) -> io::Result<Vec<Self>> {
+        let first = Self::open_with(name, libc::IFF_MULTI_QUEUE)?;
+        // The name may have had a number filled in.
+        let name = first.name.clone();
+        let others = (1..queues).map(|_| Self::open_with(&name, libc::IFF_MULTI_QUEUE));
+        std::iter::once(Ok(first)).chain(others).collect()
+    }
+
+    fn open_with(name: &str, flags: libc::c_int) -> io::Result<Self> {
         let device = OpenOptions::new()
             .read(true)
             .write(true)
@@ -66,8 +87,8 @@ impl Tun {
         let mut request = libc::ifreq {
             ifr_name: [0; libc::IFNAMSIZ],
             ifr_ifru: libc::__c_anonymous_ifr_ifru {
-                ifru_flags: i16::try_from(libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR)
-                    .expect("flags of 16 bits"),
+                ifru_flags: i16::try_from(libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | flags)
+                    .expect("flags of 15 bits"),
             },
         };
         for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
