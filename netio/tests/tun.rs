@@ -17,14 +17,17 @@ fn ip(arguments: &str) {
 
 /// The queue that a datagram to `to` comes out of.
 fn queue_of(queues: &mut [Tun], pool: &PacketPool, to: &str) -> usize {
-    let to: IpAddr = to.parse().unwrap();
+    let to: IpAddr = to.parse().expect("the system does it");
     let from = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    UdpSocket::bind(from).unwrap().send_to(b"hello", (to, 9)).unwrap();
+    UdpSocket::bind(from)
+        .expect("the system does it")
+        .send_to(b"hello", (to, 9))
+        .expect("the system does it");
     let deadline = Instant::now() + Duration::from_secs(10);
-    let mut packet = pool.take().unwrap();
+    let mut packet = pool.take().expect("the system does it");
     while Instant::now() < deadline {
         for (number, queue) in queues.iter_mut().enumerate() {
-            while queue.read(&mut packet).unwrap() {
+            while queue.read(&mut packet).expect("the system does it") {
                 let destination: Option<IpAddr> = match packet[VNET] >> 4 {
                     4 => packet[VNET + 16..].first_chunk::<4>().map(|octets| (*octets).into()),
                     _ => packet[VNET + 24..].first_chunk::<16>().map(|octets| (*octets).into()),

@@ -16,11 +16,11 @@ fn garbage(seed: &mut u64, out: &mut Vec<u8>) {
     };
     out.clear();
     let len = next() % 1400;
-    out.extend((0..len).map(|_| next() as u8));
+    out.extend((0..len).map(|_| next().to_le_bytes()[0]));
     if let (1, Some(head)) = (next() % 2, out.first_chunk_mut::<8>()) {
         // A STUN header with a length that fits.
-        let attributes = (len as u16).saturating_sub(20);
-        head[..4].copy_from_slice(&[0, 1 + (next() % 9) as u8, (attributes >> 8) as u8, attributes as u8]);
+        let [.., high, low] = len.saturating_sub(20).to_be_bytes();
+        head[..4].copy_from_slice(&[0, 1 + next().to_le_bytes()[0] % 9, high, low]);
         head[4..].copy_from_slice(&0x2112_a442u32.to_be_bytes());
     }
 }
