@@ -1,10 +1,12 @@
-//! A TUN device of several queues in a network namespace of its own: packets come out of the queue that is said. Takes root;
-//! skipped loudly without.
+//! A TUN device in a network namespace of its own: packets come out of the queue that is said, whole or in fragments as is said. Takes
+//! root; skipped loudly without.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use netio::udp::{self, Datagram, UdpConfig};
 use netio::{PacketPool, Tun, TunSteering};
 
 /// Bytes of a vnet header.
@@ -13,6 +15,17 @@ const VNET: usize = 10;
 fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split(' ')).output().expect("iproute2 is installed");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Moves this thread, and what it starts, into a network namespace of its own.
+fn in_a_namespace() -> bool {
+    // SAFETY: only numbers.
+    let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+    let can = moved && std::path::Path::new("/dev/net/tun").exists();
+    if !can {
+        eprintln!("SKIPPED: no network namespaces, or no TUN devices (root makes them)");
+    }
+    can
 }
 
 /// The queue that a datagram to `to` comes out of.
@@ -45,9 +58,7 @@ fn queue_of(queues: &mut [Tun], pool: &PacketPool, to: &str) -> usize {
 
 #[test]
 fn packets_come_out_of_the_queue_of_their_destination() {
-    // SAFETY: only numbers. This thread alone moves, and what it starts.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 || !std::path::Path::new("/dev/net/tun").exists() {
-        eprintln!("SKIPPED: no network namespaces, or no TUN devices (root makes them)");
+    if !in_a_namespace() {
         return;
     }
     let pool = PacketPool::new(4).unwrap();
@@ -80,4 +91,61 @@ fn packets_come_out_of_the_queue_of_their_destination() {
     set("fd01:2::77", 128, 0);
     assert_eq!(queue_of(&mut queues, &pool, "10.2.3.4"), 1);
     assert_eq!(queue_of(&mut queues, &pool, "fd01:2::77"), 0);
+}
+
+/// Sizes of the IP packets with UDP that the device has, and whether each is a fragment.
+fn packets(device: &mut Tun, pool: &PacketPool) -> Vec<(usize, bool)> {
+    const UDP: u8 = 17;
+    const FRAGMENT: u8 = 44;
+    let (mut packet, mut seen) = (pool.take().expect("there are some"), Vec::new());
+    while device.read(&mut packet).expect("the device is there") {
+        let ip = &packet[VNET..];
+        match (ip[0] >> 4, ip[6] & 0x3f | ip[7], if ip[0] >> 4 == 4 { ip[9] } else { ip[6] }) {
+            (4, fragment, UDP) => seen.push((ip.len(), fragment != 0)),
+            (6, _, UDP | FRAGMENT) => seen.push((ip.len(), ip[6] == FRAGMENT)),
+            _ => {}
+        }
+    }
+    seen
+}
+
+#[test]
+fn what_must_not_be_fragmented_is_sent_whole_or_refused() {
+    if !in_a_namespace() {
+        return;
+    }
+    let pool = PacketPool::new(8).unwrap();
+    let mut device = Tun::open("narrow").unwrap();
+    for arguments in [
+        "address add 10.1.0.1/8 dev narrow",
+        "address add fd01::1/16 dev narrow nodad",
+        "link set narrow mtu 1280 up",
+    ] {
+        ip(arguments);
+    }
+    // The datagrams' headers: those of IP, and UDP's.
+    for (from, to, headers) in [
+        ("0.0.0.0:0", "10.2.0.1:9", 28),
+        ("[::]:0", "10.2.0.1:9", 28),
+        ("[::]:0", "[fd01:2::1]:9", 48),
+        ("[fd01::1]:0", "[fd01:2::1]:9", 48),
+    ] {
+        let mut socket = udp::UdpSocket::bind(from.parse().unwrap(), &UdpConfig::default()).unwrap();
+        let datagram = |len: usize, dont_fragment| {
+            let mut packet = pool.take().unwrap();
+            packet.fill(&vec![1; len]);
+            Datagram { dont_fragment, ..Datagram::single(packet, to.parse().unwrap(), None) }
+        };
+        let wishes = [(100, true), (1400, false), (1400, true), (101, true), (1401, false), (102, false)];
+        let mut queue: VecDeque<Datagram> =
+            wishes.iter().map(|&(len, dont_fragment)| datagram(len, dont_fragment)).collect();
+        while !queue.is_empty() {
+            socket.send_burst(&mut queue).unwrap();
+        }
+        let seen = packets(&mut device, &pool);
+        let whole: Vec<usize> = seen.iter().filter(|(_, part)| !part).map(|(len, _)| len - headers).collect();
+        assert_eq!(whole, [100, 101, 102], "{from} to {to}: {seen:?}");
+        assert_eq!(seen.len() - whole.len(), 4, "two in two parts each, {from} to {to}: {seen:?}");
+        assert_eq!(socket.counters().refused, 1, "one that may not be in parts");
+    }
 }

@@ -77,6 +77,9 @@ pub struct Datagram {
     pub peer: SocketAddr,
     /// The address at this end: where it was sent to, or where it shall come from. `None`: the kernel chooses.
     pub local: Option<IpAddr>,
+    /// Shall be sent whole or not at all: IPv4's DF bit is set, no IPv6 fragments are made, and what is longer than the interface's MTU
+    /// is refused. Always false for what was received.
+    pub dont_fragment: bool,
 }
 
 impl Datagram {
@@ -84,7 +87,7 @@ impl Datagram {
     #[must_use]
     pub fn single(packet: Packet, peer: SocketAddr, local: Option<IpAddr>) -> Self {
         let segment = packet.len().max(1);
-        Self { packet, segment, peer, local }
+        Self { packet, segment, peer, local, dont_fragment: false }
     }
 
     /// The segments.

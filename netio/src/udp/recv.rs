@@ -124,7 +124,7 @@ impl UdpSocket {
         };
         packet.resize(header.msg_len as usize);
         let segment = seen.segment.unwrap_or(packet.len()).max(1);
-        let datagram = Datagram { packet, segment, peer, local: seen.local };
+        let datagram = Datagram { packet, segment, peer, local: seen.local, dont_fragment: false };
         self.counters.received += 1;
         self.counters.segments_in += datagram.segments().len() as u64;
         self.counters.bytes_in += u64::from(header.msg_len);

@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 
 use super::address::{Family, RawAddress};
 use super::control::Control;
-use super::{BURST, Datagram, EMPTY, MAX_SEGMENTS, MAX_SEND, UdpSocket, empty_headers};
+use super::{BURST, Datagram, EMPTY, MAX_SEGMENTS, MAX_SEND, UdpSocket, empty_headers, set_value};
 
 /// Pieces of memory that one `sendmmsg` gathers.
 const PIECES: usize = 256;
@@ -26,6 +26,8 @@ pub(super) struct Sender {
     /// Destinations that refused super-segments (path MTU below the segment, a device without checksums), by hash;
     /// a collision costs the older its place, and it will be found out again.
     plain_paths: [Option<SocketAddr>; PLAIN_PATHS],
+    /// How the socket is set: what it sends is not fragmented.
+    dont_fragment: bool,
 }
 
 /// What one message of a `sendmmsg` covers.
@@ -48,7 +50,7 @@ struct Cursor {
 
 impl Sender {
     pub(super) fn new(family: Family, offload: bool) -> Self {
-        Self { family, offload, plain_paths: [None; PLAIN_PATHS] }
+        Self { family, offload, plain_paths: [None; PLAIN_PATHS], dont_fragment: false }
     }
 
     fn place(peer: SocketAddr) -> usize {
@@ -67,7 +69,9 @@ impl Sender {
         let mut run = Run { segment: first.segment, ..Run::default() };
         while let Some(datagram) = queue.get(cursor.datagram) {
             let left = datagram.packet.len() - cursor.offset;
-            let joins = datagram.peer == first.peer && datagram.local == first.local;
+            let joins = datagram.peer == first.peer
+                && datagram.local == first.local
+                && datagram.dont_fragment == first.dont_fragment;
             // A shorter single segment may end the run; otherwise sizes are equal.
             let fits = datagram.segment == run.segment
                 || (datagram.segment < run.segment && left <= datagram.segment);
@@ -169,6 +173,12 @@ impl UdpSocket {
         while count < BURST && cursor.datagram < queue.len() && pieces.has_room() {
             let first = &queue[cursor.datagram];
             assert!(first.segment > 0, "a segment has a size");
+            if first.dont_fragment != self.sender.dont_fragment {
+                if count > 0 {
+                    break; // first send what is before it
+                }
+                self.set_dont_fragment(first.dont_fragment)?;
+            }
             let Ok(address_len) = addresses[count].set(first.peer, self.sender.family) else {
                 if count > 0 {
                     break; // first send what is before it
@@ -208,6 +218,22 @@ impl UdpSocket {
             }
             Err(_) => self.first_failed(queue, runs[0], io::Error::last_os_error()),
         }
+    }
+
+    /// Sets the socket for what is sent next.
+    fn set_dont_fragment(&mut self, wanted: bool) -> io::Result<()> {
+        // What the network says of its MTU is the sender's to believe: it asks for this to find out.
+        let (v4, v6) = match wanted {
+            true => (libc::IP_PMTUDISC_PROBE, libc::IPV6_PMTUDISC_PROBE),
+            false => (libc::IP_PMTUDISC_WANT, libc::IPV6_PMTUDISC_WANT),
+        };
+        if self.sender.family == Family::V6 {
+            set_value(&self.socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, v6)?;
+        }
+        // A socket for IPv6 may send to IPv4, too.
+        set_value(&self.socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, v4)?;
+        self.sender.dont_fragment = wanted;
+        Ok(())
     }
 
     /// Takes what `runs` cover off the front of the queue.

@@ -12,7 +12,7 @@ fn socket(address: &str) -> UdpSocket {
 fn datagram(pool: &PacketPool, bytes: &[u8], segment: usize, peer: SocketAddr) -> Datagram {
     let mut packet = pool.take().unwrap();
     packet.fill(bytes);
-    Datagram { packet, segment, peer, local: None }
+    Datagram { packet, segment, peer, local: None, dont_fragment: false }
 }
 
 fn pattern(len: usize) -> Vec<u8> {

@@ -198,7 +198,13 @@ impl Load {
             packet.resize(self.frame.len() * self.train);
             packet.chunks_mut(self.frame.len()).for_each(|segment| segment.copy_from_slice(&self.frame));
             let segment = self.frame.len();
-            client.queue.push_back(Datagram { packet, segment, peer: self.server, local: None });
+            client.queue.push_back(Datagram {
+                packet,
+                segment,
+                peer: self.server,
+                local: None,
+                dont_fragment: false,
+            });
             client.in_flight += self.train;
             self.sent += self.train as u64;
         }

@@ -250,6 +250,7 @@ impl TurnConfig {
             user_rate: (rate.per_second > 0).then_some(rate),
             max_lifetime: self.max_lifetime,
             nonce_lifetime: self.nonce_lifetime,
+            dont_fragment: true,
             ..Config::default()
         })
     }

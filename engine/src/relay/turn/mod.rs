@@ -21,7 +21,7 @@ use netio::{
     udp::{BURST, Datagram, UdpConfig, UdpSocket},
     xdp::{Steering, XdpDatagram},
 };
-use relay_dp::turn::{Client, Effect, Now, Outbox, RelayId, Server, To, Train, Where};
+use relay_dp::turn::{Client, Effect, Now, Outbox, RelayId, Send, Server, To, Train, Where};
 
 pub use config::{Io, Rate, TurnConfig, TurnConfigError};
 pub use meters::{Loss, TurnMeters};
@@ -324,12 +324,12 @@ impl TurnCore {
         let last = sends.iter().rposition(|send| send.place == Where::Room);
         if let Some((mut packet, last)) = packet.zip(last) {
             for send in sends.iter().take(last).filter(|send| send.place == Where::Room) {
-                self.send_copy(send.to, &packet[send.start..send.start + send.len], send.segment);
+                self.send_copy(send, &packet);
             }
             let send = sends[last];
             packet.trim_front(send.start);
             packet.resize(send.len);
-            self.send(send.to, packet, send.segment);
+            self.send(&send, packet);
         }
         self.replies(&sends);
         sends.clear();
@@ -343,7 +343,7 @@ impl TurnCore {
         self.effects(now)?;
         let sends = std::mem::take(&mut self.out.sends);
         for send in sends.iter().filter(|send| send.place == Where::Room) {
-            self.send_copy(send.to, &bytes[send.start..send.start + send.len], send.segment);
+            self.send_copy(send, bytes);
         }
         self.replies(&sends);
         self.out.sends = sends;
@@ -351,10 +351,10 @@ impl TurnCore {
         Ok(())
     }
 
-    fn replies(&mut self, sends: &[relay_dp::turn::Send]) {
+    fn replies(&mut self, sends: &[Send]) {
         let replies = std::mem::take(&mut self.out.replies);
         for send in sends.iter().filter(|send| send.place == Where::Replies) {
-            self.send_copy(send.to, &replies[send.start..send.start + send.len], send.segment);
+            self.send_copy(send, &replies);
         }
         self.out.replies = replies;
     }
@@ -401,23 +401,24 @@ impl TurnCore {
         true
     }
 
-    fn send_copy(&mut self, to: To, bytes: &[u8], segment: usize) {
-        if let To::Client(Client::Tcp { connection, .. }) = to {
+    fn send_copy(&mut self, send: &Send, place: &[u8]) {
+        let bytes = &place[send.start..send.start + send.len];
+        if let To::Client(Client::Tcp { connection, .. }) = send.to {
             self.streams.send(connection, bytes, &mut self.meters);
             return;
         }
         match self.pool.take() {
             Some(mut packet) => {
                 packet.fill(bytes);
-                self.send(to, packet, segment);
+                self.send(send, packet);
             }
-            None => self.meters.lose(Loss::NoBuffer, bytes.len().div_ceil(segment.max(1))),
+            None => self.meters.lose(Loss::NoBuffer, bytes.len().div_ceil(send.segment.max(1))),
         }
     }
 
     /// Queues datagrams; [`flush`](Self::flush) sends them.
-    fn send(&mut self, to: To, packet: Packet, segment: usize) {
-        let (dirty, peer) = match to {
+    fn send(&mut self, send: &Send, packet: Packet) {
+        let (dirty, peer) = match send.to {
             To::Client(Client::Tcp { connection, .. }) => {
                 self.streams.send(connection, &packet, &mut self.meters);
                 return;
@@ -428,10 +429,14 @@ impl TurnCore {
         self.queued += 1;
         let local = port(&mut self.listeners, &mut self.relays, dirty).map(|port| port.address);
         match (&mut self.bypass, local) {
-            (Some(bypass), Some(local)) if bypass.owns(&packet) => {
+            // What must not be fragmented might come back to be.
+            (Some(bypass), Some(local)) if bypass.owns(&packet) && !send.dont_fragment => {
                 bypass.queue(XdpDatagram { packet, peer, local });
             }
-            _ => self.queue(dirty, Datagram { packet, segment: segment.max(1), peer, local: None }),
+            _ => {
+                let (segment, dont_fragment) = (send.segment.max(1), send.dont_fragment);
+                self.queue(dirty, Datagram { packet, segment, peer, local: None, dont_fragment });
+            }
         }
     }
 

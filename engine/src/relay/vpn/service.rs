@@ -226,7 +226,13 @@ impl VpnService {
             let Outcome::Train(train) = self.endpoint.send(packet, first, &mut out, now) else { break };
             out.resize(train.len);
             let Path { peer, local } = train.path;
-            self.queue.push_back(Datagram { packet: out, segment: train.segment, peer, local });
+            self.queue.push_back(Datagram {
+                packet: out,
+                segment: train.segment,
+                peer,
+                local,
+                dont_fragment: false,
+            });
             let Some(next) = train.rest else { break };
             first = next;
         }

@@ -68,6 +68,7 @@ fn coturn_s_client_gets_everything_back() {
         &["-c", "-t"],       // TCP to the server
         &["-c", "-t", "-s"], // the same with indications
         &["-c", "-D"],       // padded channel data
+        &["-c", "-s", "-g"], // whole or not at all (DONT-FRAGMENT)
     ] {
         call(&server, &peer, &[way, &LONG_TERM].concat(), 4);
     }
