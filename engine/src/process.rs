@@ -9,6 +9,7 @@
 use std::{
     cell::Cell,
     net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::{
         Arc,
@@ -379,7 +380,9 @@ struct CoreThread {
 
 impl CoreThread {
     fn run(self) {
-        let result = self.prepare_and_run();
+        // The main thread is told of a panic, too, and ends the others.
+        let result = catch_unwind(AssertUnwindSafe(|| self.prepare_and_run()))
+            .unwrap_or(Err(NodeError::Panicked(self.core)));
         // The main thread may be on its way out.
         let _ = self.to_main.send(FromCore::Ended(result));
     }

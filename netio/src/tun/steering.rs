@@ -24,7 +24,7 @@ impl TunSteering {
     /// Has the kernel steer all of the device's packets from now on, until the device is gone.
     ///
     /// # Errors
-    /// Without `CAP_BPF` (or root), or where the kernel has no such steering (before Linux 4.16).
+    /// Without `CAP_BPF` (or root), or where the kernel can't (before Linux 5.1; before 5.11 the tables count as locked memory).
     pub fn attach(tun: &Tun) -> io::Result<Self> {
         let steering = Self { v4: bpf::networks(4, NETWORKS)?, v6: bpf::networks(16, NETWORKS)? };
         let program = bpf::load(Kind::SocketFilter, &steering.assemble())?;

@@ -14,7 +14,8 @@ impl UdpSocket {
     /// Has the kernel choose among the sockets that share this one's address and port
     /// ([`reuse_port`](super::UdpConfig::reuse_port)). Each of `kinds` is the first byte of a datagram and the place of another
     /// of its bytes: that one, modulo `sockets`, is the number of the socket, in the order in which they were bound. Other
-    /// datagrams go to one by their flow's hash.
+    /// datagrams go to one by their flow's hash; those that are empty, or too short for their kind's byte, to the first. What the kernel
+    /// joins (GRO) goes where its first datagram does. When a socket closes, the last takes its place: close all of them.
     ///
     /// # Errors
     /// The kernel's reason.

@@ -204,7 +204,11 @@ fn sockets_on_one_port_get_what_is_theirs() {
             assert_eq!(bytes_of(&received), message);
         }
     }
-    // Of one sender, what says nothing and what is too short stays together.
+    // What is too short for its kind's byte comes to the first.
+    let mut short = socket("127.0.0.1:0");
+    short.send_burst(&mut VecDeque::from([datagram(&pool, &[2, 0, 0], 1_000, to)])).unwrap();
+    assert_eq!(bytes_of(&receive(&mut sockets[0], &pool, 1)), [2, 0, 0]);
+    // What says nothing stays together if it is of one sender.
     let mut sender = socket("127.0.0.1:0");
     for message in [&[1, 2, 3][..], &[9; 40], &[1; 148]] {
         let mut queue = VecDeque::from([datagram(&pool, message, 1_000, to)]);

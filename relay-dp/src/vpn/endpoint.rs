@@ -10,7 +10,7 @@ use super::peer::{Peer, Pending};
 use super::rate::HandshakeLimit;
 use super::routes::Routes;
 use super::session::Session;
-use super::share::{HandedOver, Indices, Share};
+use super::share::{Elsewhere, HandedOver, Indices, Share};
 use super::timers::{FORGET_AFTER, JITTER, KEEPALIVE_TIMEOUT, MAX_ATTEMPTS, REKEY_TIMEOUT, Timers};
 use super::wire::{INITIATION, OVERHEAD, kind};
 use super::{Counters, Nanos, Network, PrivateKey, PublicKey, SECOND, Secrets};
@@ -98,7 +98,7 @@ pub struct Endpoint {
     pub(super) peers: Vec<Option<Peer>>,
     pub(super) by_key: HashMap<PublicKey, PeerId>,
     /// Peers that are at home at other endpoints.
-    pub(super) elsewhere: HashMap<PublicKey, u8>,
+    pub(super) elsewhere: HashMap<PublicKey, Elsewhere>,
     pub(super) handed_over: VecDeque<HandedOver>,
     pub(super) routes: Routes,
     pub(super) indices: Indices,
@@ -218,7 +218,7 @@ impl Endpoint {
         let Share { number, of } = self.indices.share;
         assert!(share < of && share != number, "another of the endpoints");
         assert!(!self.by_key.contains_key(&key), "a peer has one home");
-        self.elsewhere.insert(key, share);
+        self.elsewhere.insert(key, Elsewhere::new(share));
     }
 
     /// Forgets a peer: its sessions end at once.

@@ -1,7 +1,7 @@
 //! From the network: handshakes, cookies and data.
 
 use super::endpoint::{Endpoint, Path, PeerId};
-use super::handshake::{self, Initiation, RESPONSE_NOISE, SessionKeys};
+use super::handshake::{self, Initiation, RESPONSE_NOISE, SessionKeys, Timestamp};
 use super::routes::addresses;
 use super::session::{REJECT_AFTER_TIME, Refused, Session};
 use super::share::HandedOver;
@@ -17,7 +17,7 @@ const INITIATION_INTERVAL: Nanos = 20 * MILLISECOND;
 const MAX_EXCHANGES: u32 = 4;
 
 /// Initiations for other endpoints that wait to be fetched.
-const MAX_HANDED_OVER: usize = 64;
+pub(super) const MAX_HANDED_OVER: usize = 64;
 
 /// A packet that a peer sent, where it lies in the datagram's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,17 +199,23 @@ impl Endpoint {
         if let Some(id) = self.by_key.get(&read.peer).copied() {
             return self.respond(id, *read, index_at(message, 4), path, now);
         }
-        match self.elsewhere.get(&read.peer).copied() {
-            Some(to) if self.handed_over.len() < MAX_HANDED_OVER => {
-                self.counters.handed_over += 1;
-                self.handed_over.push_back(HandedOver { to, path, message: *message });
-            }
-            Some(_) => self.counters.dropped_load += 1,
-            None => self.counters.dropped_handshake += 1,
+        let Some(peer) = self.elsewhere.get_mut(&read.peer) else {
+            self.counters.dropped_handshake += 1;
+            return;
+        };
+        if is_replay(&read, (&peer.last_timestamp, peer.last_initiation), now) {
+            self.counters.dropped_initiation_replay += 1;
+        } else if self.handed_over.len() == MAX_HANDED_OVER {
+            self.counters.dropped_load += 1;
+        } else {
+            peer.last_timestamp = read.timestamp;
+            peer.last_initiation = Some(now);
+            self.counters.handed_over += 1;
+            self.handed_over.push_back(HandedOver { to: peer.home, path, message: *message });
         }
     }
 
-    /// Takes an initiation that came to another endpoint, which has found it authentic and within its limits.
+    /// Takes an initiation that came to another endpoint, which has found it authentic, new there, and within its limits.
     pub fn take_handed_over(&mut self, initiation: &HandedOver, now: Nanos) {
         let HandedOver { path, message, .. } = initiation;
         let Some(read) = self.read_initiation(message) else { return };
@@ -229,8 +235,7 @@ impl Endpoint {
 
     fn respond(&mut self, id: PeerId, read: Initiation, sender: u32, path: Path, now: Nanos) {
         let peer = self.peers[id.0 as usize].as_mut().expect("ids are of peers");
-        let too_soon = peer.last_initiation_received.is_some_and(|last| now < last + INITIATION_INTERVAL);
-        if read.timestamp <= peer.last_timestamp || too_soon {
+        if is_replay(&read, (&peer.last_timestamp, peer.last_initiation_received), now) {
             self.counters.dropped_initiation_replay += 1;
             return;
         }
@@ -308,4 +313,9 @@ impl Endpoint {
             None => self.counters.dropped_handshake += 1,
         }
     }
+}
+
+/// Whether an initiation is one that came before, or too soon after it.
+fn is_replay(read: &Initiation, (timestamp, at): (&Timestamp, Option<Nanos>), now: Nanos) -> bool {
+    read.timestamp <= *timestamp || at.is_some_and(|last| now < last + INITIATION_INTERVAL)
 }

@@ -1,8 +1,9 @@
 //! Indices of sessions, and how several endpoints share one key.
 
-use super::Secrets;
 use super::endpoint::{Path, PeerId};
+use super::handshake::Timestamp;
 use super::wire::{INITIATION, kind};
+use super::{Nanos, Secrets};
 
 /// Slots for indices: a peer has up to three sessions and a pending exchange.
 const INDEX_BITS: u32 = 20;
@@ -44,6 +45,21 @@ pub struct HandedOver {
     pub(super) message: [u8; INITIATION],
 }
 
+/// A peer that is at home at another endpoint, and what came here of it.
+pub(super) struct Elsewhere {
+    pub(super) home: u8,
+    /// Of the last initiation that was handed over: a copy of that costs its home nothing more.
+    pub(super) last_timestamp: Timestamp,
+    /// When that was.
+    pub(super) last_initiation: Option<Nanos>,
+}
+
+impl Elsewhere {
+    pub(super) fn new(home: u8) -> Self {
+        Self { home, last_timestamp: [0; 12], last_initiation: None }
+    }
+}
+
 /// From the index in a message to the peer it belongs to: one array access.
 pub(super) struct Indices {
     /// The full index and its peer, by the index's low bits.
@@ -58,7 +74,7 @@ impl Indices {
         Self { slots: Vec::new(), free: Vec::new(), share }
     }
 
-    /// A new index whose high bits no one can guess; `None` when all slots are taken.
+    /// A new index, its upper bits random as far as they don't tell the share; `None` when all slots are taken.
     pub(super) fn take(&mut self, peer: PeerId, secrets: &mut Secrets) -> Option<u32> {
         let slot = match self.free.pop() {
             Some(slot) => slot,

@@ -1,8 +1,8 @@
 //! Initiations that came to one core and are for a peer at home on another: bounded rings between the cores of a VPN, one for
 //! each ordered pair, and a bell for each core.
 //!
-//! They are few (a client's handshakes, every two minutes, and only those whose datagrams came to another core), so a push may
-//! cost a system call. One that finds a full ring is lost and counted: its sender tries again.
+//! They are few (a client's handshakes, every two minutes, and only those that came to another core; a copy is handed over once at
+//! most), so a push may cost a system call. One that finds a full ring is lost and counted: its sender tries again.
 
 use std::{
     io,
@@ -34,6 +34,8 @@ pub struct HandOver {
     from: Vec<Consumer<HandedOver>>,
     bells: Arc<[Bell]>,
     core: usize,
+    /// The ring that is looked at first, so that none starves.
+    first: usize,
     /// Initiations lost to full rings.
     full: u64,
 }
@@ -51,7 +53,7 @@ impl HandOver {
         let bells: Arc<[Bell]> = (0..cores).map(bell).collect::<io::Result<_>>()?;
         let end = |core| {
             let to = (0..cores).map(|_| None).collect();
-            HandOver { to, from: Vec::new(), bells: Arc::clone(&bells), core, full: 0 }
+            HandOver { to, from: Vec::new(), bells: Arc::clone(&bells), core, first: 0, full: 0 }
         };
         let mut ends: Vec<HandOver> = (0..cores).map(end).collect();
         for from in 0..cores {
@@ -94,7 +96,9 @@ impl HandOver {
             let _ = rustix::io::read(&bell.eventfd, &mut [0; 8]);
         }
         let mut left = most;
-        for ring in &mut self.from {
+        self.first = (self.first + 1) % self.from.len();
+        let (later, sooner) = self.from.split_at_mut(self.first);
+        for ring in sooner.iter_mut().chain(later) {
             while let Some(rest) = left.checked_sub(1)
                 && let Ok(initiation) = ring.pop()
             {

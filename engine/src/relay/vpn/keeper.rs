@@ -7,7 +7,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     io,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -21,6 +21,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use super::{
     VpnConfig, VpnError,
     clients::{Client, Registry},
+    homes::{self, Homes},
     meters::Totals,
     status::{self, Rates, Status},
 };
@@ -151,8 +152,6 @@ impl Drop for Link {
 /// What the keeper knows of a core.
 #[derive(Default)]
 struct Core {
-    /// Clients that are at home there.
-    clients: usize,
     /// Changes that its ring had no room for.
     waiting: VecDeque<Change>,
     /// Its peers, as far as it has told of them in this round.
@@ -161,18 +160,14 @@ struct Core {
     told: Option<(Nanos, Vec<PeerStatus>, Box<Totals>)>,
 }
 
-/// A client and the core that it is at home on.
-struct Known {
-    client: Client,
-    home: u8,
-}
-
 /// The thread's side.
 pub struct Keeper {
     config: VpnConfig,
     registry: Registry,
-    known: BTreeMap<String, Known>,
-    by_key: BTreeMap<PublicKey, String>,
+    homes: Homes,
+    /// As the kernel has them.
+    routes: BTreeMap<Network, u8>,
+    names: BTreeMap<PublicKey, String>,
     changed: Option<SystemTime>,
     cores: Vec<Core>,
     /// Brings packets to the core that has the client; none with one core.
@@ -199,20 +194,26 @@ impl Keeper {
             config: config.clone(),
             changed: registry.changed().ok(),
             registry,
-            known: BTreeMap::new(),
-            by_key: BTreeMap::new(),
+            homes: Homes::new(),
+            routes: BTreeMap::new(),
+            names: BTreeMap::new(),
             cores: endpoints.iter().map(|_| Core::default()).collect(),
             steering,
             rates: Rates::default(),
             public_key: endpoints[0].public_key(),
         };
         keeper.reload()?;
-        for (core, endpoint) in keeper.cores.iter_mut().zip(endpoints) {
-            core.waiting.drain(..).for_each(|change| change.carry_out(endpoint, now));
-            core.told = Some((now, Vec::new(), Box::default()));
-        }
+        keeper.settle(endpoints, now);
+        keeper.cores.iter_mut().for_each(|core| core.told = Some((now, Vec::new(), Box::default())));
         keeper.write_status()?;
         Ok(keeper)
+    }
+
+    /// Carries out what waits, where the cores' loops have not begun.
+    fn settle(&mut self, endpoints: &mut [Endpoint], now: Nanos) {
+        for (core, endpoint) in self.cores.iter_mut().zip(endpoints) {
+            core.waiting.drain(..).for_each(|change| change.carry_out(endpoint, now));
+        }
     }
 
     /// Starts the thread. Returns each core's link to it.
@@ -285,77 +286,57 @@ impl Keeper {
 
     /// Notes what the files say otherwise than before.
     fn reload(&mut self) -> Result<(), VpnError> {
-        let clients = self.registry.clients()?;
-        let keys: BTreeSet<PublicKey> = clients.values().map(|client| client.key).collect();
-        let gone = |known: &Known| !keys.contains(&known.client.key);
-        let gone: Vec<Known> =
-            self.known.extract_if(.., |_, known| gone(known)).map(|(_, known)| known).collect();
-        for Known { client, home } in gone {
-            self.cores[usize::from(home)].clients -= 1;
-            self.steer(&client.networks, None);
-            self.cores.iter_mut().for_each(|core| core.waiting.push_back(Change::Remove(client.key)));
-        }
-        let mut homes: BTreeMap<PublicKey, u8> =
-            self.known.values().map(|known| (known.client.key, known.home)).collect();
-        let before = std::mem::take(&mut self.known);
-        let is_new =
-            |name: &String, client: &Client| before.get(name).is_none_or(|known| known.client != *client);
-        // Before others may get them.
-        for (_, known) in before
-            .iter()
-            .filter(|(name, known)| clients.get(*name).is_none_or(|client| *client != known.client))
-        {
-            self.steer(&known.client.networks, None);
-        }
-        for (name, client) in &clients {
-            let at_home = homes.get(&client.key).copied();
-            let home = at_home.unwrap_or_else(|| self.new_home());
-            homes.insert(client.key, home);
-            if is_new(name, client) {
-                self.settle(client, home, at_home.is_none());
+        let files = self.registry.clients()?;
+        self.names = files.iter().map(|(name, client)| (client.key, name.clone())).collect();
+        // A key that stands in two files is one client, as the last of them says.
+        let clients = files.into_values().map(|client| (client.key, client)).collect();
+        let cores = u8::try_from(self.cores.len()).expect("shares are numbered by bytes");
+        let homes = homes::assign(&clients, &self.homes, cores);
+        let before = std::mem::take(&mut self.homes);
+        for (key, (_, home)) in &before {
+            if homes.get(key).is_none_or(|(_, now)| now != home) {
+                self.cores.iter_mut().for_each(|core| core.waiting.push_back(Change::Remove(*key)));
             }
         }
-        self.by_key = clients.iter().map(|(name, client)| (client.key, name.clone())).collect();
-        let known = |(name, client): (String, Client)| (name, Known { home: homes[&client.key], client });
-        self.known = clients.into_iter().map(known).collect();
+        for (key, (client, home)) in &homes {
+            match before.get(key) {
+                Some((as_before, at)) if at == home && as_before == client => {}
+                known => self.tell(client, *home, known.is_none_or(|(_, at)| at != home)),
+            }
+        }
+        self.homes = homes;
+        self.steer();
         Ok(())
     }
 
-    /// The core with the fewest clients, for one more.
-    fn new_home(&mut self) -> u8 {
-        let least = (0..).zip(&mut self.cores).min_by_key(|(number, core)| (core.clients, *number));
-        let (number, core) = least.expect("there is a core");
-        core.clients += 1;
-        number
-    }
-
-    /// Tells all cores of a client, which may be new to them.
-    fn settle(&mut self, client: &Client, home: u8, new: bool) {
+    /// Tells the cores of a client that has changed, or come to its home.
+    fn tell(&mut self, client: &Client, home: u8, has_come: bool) {
         for (number, core) in (0..).zip(&mut self.cores) {
             if number == home {
                 let (psk, networks) = (client.preshared_key.clone(), client.networks.clone());
                 core.waiting.push_back(Change::Set { key: client.key, psk, networks });
-            } else if new {
+            } else if has_come {
                 core.waiting.push_back(Change::Elsewhere { key: client.key, home });
             }
         }
-        self.steer(&client.networks, Some(home));
     }
 
-    /// Has packets to these networks come to a core.
-    fn steer(&self, networks: &[Network], home: Option<u8>) {
+    /// Has packets come to the cores of the clients that they are for.
+    fn steer(&mut self) {
         let Some(steering) = &self.steering else { return };
-        for network in networks {
-            let network = network.truncated();
-            let (address, length) = (network.address(), network.length());
-            let result = match home {
-                Some(home) => steering.set(address, length, home.into()),
-                None => steering.remove(address, length),
-            };
+        let wanted = homes::routes(&self.homes);
+        let gone = self.routes.keys().filter(|network| !wanted.contains_key(network));
+        let gone = gone.map(|network| (*network, steering.remove(network.address(), network.length())));
+        let new = wanted.iter().filter(|(network, home)| self.routes.get(network) != Some(home));
+        let new = new.map(|(network, home)| {
+            (*network, steering.set(network.address(), network.length(), u16::from(*home)))
+        });
+        for (network, result) in gone.chain(new) {
             if let Err(error) = result {
                 eprintln!("packets to {network} are not steered to the core of the client: {error}");
             }
         }
+        self.routes = wanted;
     }
 
     /// Writes what all cores have told of.
@@ -369,8 +350,8 @@ impl Keeper {
             }
         }
         let known = |key: &PublicKey| {
-            let name = self.by_key.get(key)?;
-            Some((name.as_str(), &self.known.get(name)?.client.networks[..]))
+            let (client, _) = self.homes.get(key)?;
+            Some((self.names.get(key)?.as_str(), &client.networks[..]))
         };
         let status = Status {
             time: Clock::wall() / 1_000_000,
@@ -441,18 +422,47 @@ mod tests {
         });
         let at = peers(&endpoints);
         assert_eq!((at.iter().sum::<usize>(), status().peers.len()), (200, 200));
-        assert!(at.iter().all(|&clients| clients >= 66), "the one that left made room: {at:?}");
         assert!(status().peers.iter().all(|peer| peer.networks.len() == 2));
         assert_eq!(status().counters["dropped_hand_over_full"], 3, "of all cores");
-        // A key that stands in two files is one client.
-        let clients = config.state_dir.join("clients");
-        std::fs::copy(clients.join("late.toml"), clients.join("twice.toml")).unwrap();
-        registry().add("later", &config).unwrap();
-        until("another comes", || {
-            turn(&mut endpoints);
-            peers(&endpoints).iter().sum::<usize>() == 201
-        });
         drop(links);
         assert!(Status::read(&config, 0).unwrap_err().to_string().contains("no VPN runs"));
+    }
+
+    #[test]
+    fn files_may_be_copied_renamed_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let public_address = Some("192.0.2.1:51820".parse().unwrap());
+        let state_dir = folder.path().join("vpn");
+        let config = VpnConfig { public_address, state_dir: state_dir.clone(), ..VpnConfig::default() };
+        let registry = Registry::open(&config).unwrap();
+        let mut endpoints: Vec<Endpoint> = (0..2).map(|number| endpoint(Share { number, of: 2 })).collect();
+        for name in ["a", "b"] {
+            registry.add(name, &config).unwrap();
+        }
+        let mut keeper = Keeper::new(&config, registry, None, &mut endpoints, 0).unwrap();
+        let at = |name: &str| state_dir.join("clients").join(name).with_extension("toml");
+        let mut look = || {
+            keeper.reload().unwrap();
+            keeper.settle(&mut endpoints, 0);
+            let counts: Vec<usize> = endpoints.iter().map(|endpoint| endpoint.peers().count()).collect();
+            (counts, homes::routes(&keeper.homes).len(), keeper.names.values().cloned().collect::<Vec<_>>())
+        };
+        assert_eq!(look().0, [1, 1]);
+        let copied = |from: &str, to: &str| std::fs::copy(at(from), at(to)).map(drop);
+        copied("b", "c").unwrap();
+        let (counts, routes, names) = look();
+        assert_eq!((counts, routes), (vec![1, 1], 4), "a key that stands in two files is one client");
+        assert!(names.contains(&"c".into()));
+        std::fs::remove_file(at("b")).unwrap();
+        assert_eq!(look().1, 4, "it is still there");
+        copied("c", "b").unwrap();
+        look();
+        for name in ["b", "c"] {
+            std::fs::remove_file(at(name)).unwrap();
+        }
+        let (counts, routes, _) = look();
+        assert_eq!((counts.iter().sum::<usize>(), routes), (1, 2));
+        std::fs::rename(at("a"), at("z")).unwrap();
+        assert_eq!(look().2, ["z"]);
     }
 }

@@ -7,6 +7,7 @@
 pub mod clients;
 pub mod config;
 mod handover;
+mod homes;
 pub mod host;
 mod keeper;
 mod meters;
@@ -65,6 +66,9 @@ pub enum VpnError {
     /// What was asked for can't be.
     #[error("{0}")]
     Refused(String),
+    /// What failed is on another core, and said there.
+    #[error("the VPN's part on another core has failed")]
+    OtherCore,
     /// The socket or the device failed while running.
     #[error("the VPN's {0} failed: {1}")]
     Io(&'static str, io::Error),

@@ -1,13 +1,13 @@
 //! The VPN on loops of its own: `topio vpn serve` and `topio vpn connect`.
 
-use std::{net::SocketAddr, os::fd::BorrowedFd, thread, time::Duration};
+use std::{io, net::SocketAddr, os::fd::BorrowedFd, sync::mpsc, thread, time::Duration};
 
 use relay_dp::vpn::{ClientConfig, Nanos, PublicKey, Share};
 
 use super::{
     VpnConfig, VpnError,
     host::Host,
-    server::{self, VpnPart},
+    server::{self, VpnPart, VpnServer},
     service::VpnService,
 };
 use crate::{core_loop::Clock, process::Stop, topology::pin_to};
@@ -32,29 +32,53 @@ pub fn serve(
 ) -> Result<(), VpnError> {
     let clock = Clock::start();
     let parts = server::open(config, cores, clock)?;
-    ready(&parts[0].public_key());
+    let key = parts[0].public_key();
     thread::scope(|scope| {
-        let run = |(core, part)| {
-            let stop = stop.clone();
-            scope.spawn(move || {
+        let (opened, open) = mpsc::channel();
+        let run = |(core, part): (u16, VpnPart)| {
+            let (opened, end) = (opened.clone(), EndOfAll(stop.clone()));
+            let run = move || {
                 if pin {
                     pin_to(core);
                 }
-                let result = serve_one(part, clock, &stop);
-                // One that failed ends the others.
-                stop.request();
-                result
-            })
+                let server = part.start()?;
+                // The main thread may be on its way out.
+                let _ = opened.send(());
+                serve_one(server, clock, &end.0)
+            };
+            thread::Builder::new().name(format!("vpn-{core}")).spawn_scoped(scope, run)
         };
+        // All of them end when one can't be started: what it would have held is dropped.
         let threads: Vec<_> = (0..).zip(parts).map(run).collect();
-        let results: Vec<_> = threads.into_iter().map(thread::ScopedJoinHandle::join).collect();
-        let panicked = |_| VpnError::Refused("a core has died of a panic; what it said stands above".into());
-        results.into_iter().try_for_each(|result| result.map_err(panicked)?)
+        drop(opened);
+        if threads.iter().all(|_| open.recv().is_ok()) {
+            ready(&key);
+        }
+        let join = |thread: io::Result<thread::ScopedJoinHandle<'_, Result<(), VpnError>>>| {
+            let thread = thread.map_err(|error| VpnError::Io("thread", error))?;
+            let panicked =
+                |_| VpnError::Refused("a core has died of a panic; what it said stands above".into());
+            thread.join().map_err(panicked)?
+        };
+        let (causes, others): (Vec<_>, Vec<_>) = threads
+            .into_iter()
+            .map(join)
+            .filter_map(Result::err)
+            .partition(|error| !matches!(error, VpnError::OtherCore));
+        causes.into_iter().chain(others).next().map_or(Ok(()), Err)
     })
 }
 
-fn serve_one(part: VpnPart, clock: Clock, stop: &Stop) -> Result<(), VpnError> {
-    let mut server = part.start()?;
+/// A core that ends, however that comes, ends the others.
+struct EndOfAll(Stop);
+
+impl Drop for EndOfAll {
+    fn drop(&mut self) {
+        self.0.request();
+    }
+}
+
+fn serve_one(mut server: VpnServer, clock: Clock, stop: &Stop) -> Result<(), VpnError> {
     while !stop.is_requested() {
         if !server.turn(clock.now(), TURN_BYTES)? {
             wait(server.descriptor(), server.poll_timeout(), clock)?;

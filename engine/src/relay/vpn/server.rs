@@ -32,12 +32,25 @@ use crate::{core_loop::Clock, metrics::CoreMetrics};
 
 /// A server on a core: its packets' loop, its link to the clients' files, and the host around it.
 pub struct VpnServer {
+    // First, so that others know of a panic before sockets close.
+    works: Works,
     service: VpnService,
     link: Link,
-    /// Cleared by the first core that fails: a client's packets are steered to a core, so the server is whole or closed.
-    works: Arc<AtomicBool>,
     // After the last service has closed the device, the rest of the host is undone.
     _host: Arc<Host>,
+}
+
+/// Whether all cores' parts work. The first that fails clears it: a client's packets are steered to a core, so the server is whole or
+/// closed.
+#[derive(Clone)]
+struct Works(Arc<AtomicBool>);
+
+impl Drop for Works {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(false, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A core's server before that core's thread has begun.
@@ -47,7 +60,7 @@ pub struct VpnPart {
     tun: Tun,
     others: Option<HandOver>,
     link: Link,
-    works: Arc<AtomicBool>,
+    works: Works,
     host: Arc<Host>,
     clock: Clock,
 }
@@ -76,10 +89,10 @@ pub fn open(config: &VpnConfig, cores: u8, clock: Clock) -> Result<Vec<VpnPart>,
             ends.into_iter().map(Some).collect()
         }
     };
-    let works = Arc::new(AtomicBool::new(true));
+    let works = Works(Arc::new(AtomicBool::new(true)));
     let parts = endpoints.into_iter().zip(sockets).zip(tuns).zip(links).zip(others.drain(..));
     let part = |((((endpoint, socket), tun), link), others)| {
-        let (works, host) = (Arc::clone(&works), Arc::clone(&host));
+        let (works, host) = (works.clone(), Arc::clone(&host));
         VpnPart { endpoint, socket, tun, others, link, works, host, clock }
     };
     Ok(parts.map(part).collect())
@@ -99,7 +112,7 @@ impl VpnPart {
         let VpnPart { endpoint, socket, tun, others, link, works, host, clock } = self;
         let service = VpnService::new(endpoint, socket, tun, others, clock)
             .map_err(|error| VpnError::Io("packet pool", error))?;
-        Ok(VpnServer { service, link, works, _host: host })
+        Ok(VpnServer { works, service, link, _host: host })
     }
 }
 
@@ -119,10 +132,10 @@ impl VpnServer {
     /// # Errors
     /// When socket or device fail for good, here or on another core.
     pub fn turn(&mut self, now: Nanos, budget: usize) -> Result<bool, VpnError> {
-        if !self.works.load(Ordering::Relaxed) {
-            return Err(VpnError::Refused("the VPN's part on another core has failed".into()));
+        if !self.works.0.load(Ordering::Relaxed) {
+            return Err(VpnError::OtherCore);
         }
-        let more = self.service.turn(budget).inspect_err(|_| self.works.store(false, Ordering::Relaxed))?;
+        let more = self.service.turn(budget).inspect_err(|_| self.works.0.store(false, Ordering::Relaxed))?;
         if now >= self.link.poll_timeout() {
             let totals = self.service.totals();
             self.link.turn(self.service.endpoint(), totals, now);
@@ -166,12 +179,14 @@ pub(super) fn open_tun(name: &str) -> Result<Tun, VpnError> {
 fn open_device(config: &VpnConfig, cores: u8) -> Result<(Vec<Tun>, Option<TunSteering>), VpnError> {
     let name = &config.interface;
     if cores > 1 {
-        let opened = Tun::open_queues(name, cores.into());
-        let tuns = opened.map_err(|error| VpnError::Tun { name: name.into(), error })?;
-        match TunSteering::attach(&tuns[0]) {
-            Ok(steering) => return Ok((tuns, Some(steering))),
+        let steered = Tun::open_queues(name, cores.into()).and_then(|tuns| {
+            let steering = TunSteering::attach(&tuns[0])?;
+            Ok((tuns, Some(steering)))
+        });
+        match steered {
+            Ok(steered) => return Ok(steered),
             Err(error) => eprintln!(
-                "the VPN runs on one core: packets can't be steered to several ({error}); it takes root, or CAP_BPF besides CAP_NET_ADMIN"
+                "the VPN runs on one core: packets can't be steered to several ({error}); it takes root (or CAP_BPF besides CAP_NET_ADMIN) and a device that is not there yet"
             ),
         }
     }

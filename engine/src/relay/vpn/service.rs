@@ -31,7 +31,7 @@ const CALL: usize = 4 << 10;
 /// The same of a key exchange.
 const KEY_EXCHANGE: usize = 128 << 10;
 /// Initiations handed over by other cores that a turn takes on.
-const HANDED_OVER_A_TURN: usize = 2;
+const HANDED_OVER_A_TURN: usize = 1;
 
 /// A running VPN, without a loop: whoever has one calls [`VpnService::turn`] when [`VpnService::descriptor`] is readable.
 pub struct VpnService {
@@ -94,9 +94,10 @@ impl VpnService {
     /// # Errors
     /// When socket or device fail for good.
     pub fn turn(&mut self, budget: usize) -> Result<bool, VpnError> {
-        let mut more = self.network_to_device(budget)?;
+        let (taken, mut more) = self.take_initiations();
+        more |= self.network_to_device(budget.saturating_sub(taken * KEY_EXCHANGE))?;
+        self.hand_initiations_over();
         let now = self.clock.now();
-        more |= self.exchange_initiations(now);
         self.endpoint.handle_timeout(now);
         more |= self.device_to_network(now, budget)?;
         more |= self.speak(now, budget);
@@ -189,14 +190,23 @@ impl VpnService {
         Ok(more)
     }
 
-    /// Initiations that came to the wrong core: ours to others, theirs to us. Returns whether more of those may wait.
-    fn exchange_initiations(&mut self, now: Nanos) -> bool {
-        let Some(others) = &mut self.others else { return false };
+    /// Initiations that came to other cores and are ours. Returns their number, and whether more may wait.
+    fn take_initiations(&mut self) -> (usize, bool) {
+        let Some(others) = &mut self.others else { return (0, false) };
+        let (endpoint, now, mut taken) = (&mut self.endpoint, self.clock.now(), 0);
+        let more = others.receive(HANDED_OVER_A_TURN, |initiation| {
+            endpoint.take_handed_over(initiation, now);
+            taken += 1;
+        });
+        (taken, more)
+    }
+
+    /// Initiations that came here and are other cores'.
+    fn hand_initiations_over(&mut self) {
+        let Some(others) = &mut self.others else { return };
         while let Some(initiation) = self.endpoint.next_handed_over() {
             others.send(initiation);
         }
-        let endpoint = &mut self.endpoint;
-        others.receive(HANDED_OVER_A_TURN, |initiation| endpoint.take_handed_over(initiation, now))
     }
 
     /// Packets from the device, sealed, into the queue.

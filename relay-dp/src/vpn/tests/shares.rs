@@ -1,5 +1,6 @@
 //! One server of several endpoints, and clients whose datagrams come to any of them.
 
+use super::receive::MAX_HANDED_OVER;
 use super::*;
 
 struct Shared {
@@ -23,9 +24,9 @@ impl Shared {
     /// Client `n` is at home at endpoint `n` modulo their number.
     fn new(of: u8, clients: usize) -> Self {
         let share = |number| {
-            let mut side = side(100, "192.0.2.1:51820");
+            let mut side = side(155, "192.0.2.1:51820");
             let config = EndpointConfig {
-                private_key: key(100),
+                private_key: key(250),
                 mtu: 1420,
                 unix_time_at_zero: 0,
                 seed: [number; 32],
@@ -151,33 +152,42 @@ proptest! {
     }
 }
 
+fn initiation_of(client: &mut Side, byte: u8, now: Nanos) -> Vec<u8> {
+    client.seal(&packet(byte, 1, b"let me in"), now);
+    client.drain(now).remove(0).0
+}
+
 #[test]
-fn what_is_handed_over_is_bounded_and_of_known_peers() {
-    let mut shared = Shared::new(2, 1);
+fn what_is_handed_over_is_bounded_new_and_of_known_peers() {
+    let mut shared = Shared::new(2, 150);
+    let now = shared.now;
+    let mut stranger = side(154, "192.0.2.254:1");
+    let server = &shared.endpoints[1];
+    let (key, address) = (server.endpoint.public_key(), server.address);
+    stranger.endpoint.set_peer(key, None, &nets("0.0.0.0/0"), Some(address), None, 0);
+    let initiation = initiation_of(&mut stranger, 254, now);
     let wrong = &mut shared.endpoints[1];
-    let mut stranger = side(99, "192.0.2.99:1");
-    let address = wrong.address;
-    stranger.endpoint.set_peer(wrong.endpoint.public_key(), None, &nets("0.0.0.0/0"), Some(address), None, 0);
-    stranger.seal(&packet(99, 1, b"let me in"), shared.now);
-    let initiation = stranger.drain(shared.now).remove(0).0;
-    wrong.hear(initiation, 148, stranger.address, shared.now);
+    wrong.hear(initiation, 148, stranger.address, now);
     assert!(wrong.endpoint.next_handed_over().is_none());
     assert_eq!(wrong.endpoint.counters().dropped_handshake, 1);
 
-    let client = &mut shared.clients[0];
-    client.seal(&packet(2, 1, b"hello"), shared.now);
-    let initiation = client.drain(shared.now).remove(0).0;
-    for _ in 0..100 {
-        wrong.hear(initiation.clone(), 148, client.address, shared.now);
+    // Those at home at the first endpoint, all to the second, each twice.
+    for client in (0..150).step_by(2).take(MAX_HANDED_OVER + 3) {
+        let initiation = initiation_of(&mut shared.clients[client], last_byte(client), now);
+        let wrong = &mut shared.endpoints[1];
+        wrong.hear(initiation.clone(), 148, shared.clients[client].address, now + client as u64 * SECOND);
+        wrong.hear(initiation, 148, stranger.address, now + (client as u64 + 1) * SECOND);
     }
-    let counters = wrong.endpoint.counters();
-    // The stranger took one of the 100 that are looked at without a cookie.
-    assert_eq!((counters.handed_over, counters.dropped_load), (64, 99 - 64 + 1));
+    let counters = shared.endpoints[1].endpoint.counters();
+    // Where there was no room, the second time is as the first.
+    let (replays, load) = (counters.dropped_initiation_replay, counters.dropped_load);
+    assert_eq!((counters.handed_over, replays, load), (64, 64, 6));
+
     // A peer that has been forgotten is nobody's.
-    let key = client.endpoint.public_key();
-    shared.endpoints[0].endpoint.remove_peer(&key);
     let handed_over = shared.endpoints[1].endpoint.next_handed_over().unwrap();
-    shared.endpoints[0].endpoint.take_handed_over(&handed_over, shared.now);
+    let key = shared.clients[0].endpoint.public_key();
+    shared.endpoints[0].endpoint.remove_peer(&key);
+    shared.endpoints[0].endpoint.take_handed_over(&handed_over, now);
     assert_eq!(shared.endpoints[0].endpoint.counters().dropped_handshake, 1);
-    assert!(shared.endpoints[0].drain(shared.now).is_empty());
+    assert!(shared.endpoints[0].drain(now).is_empty());
 }
