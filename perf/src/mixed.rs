@@ -59,7 +59,7 @@ const STREAM: u32 = 500;
 const EXAMPLES: &str = "\
 Examples:
   perf mixed
-  perf mixed --seconds 10 --rounds 5
+  perf mixed --seconds 10 --rounds 9
   perf mixed --json
 
 Takes root, iproute2, iputils-ping, iperf3 and chrt of util-linux.";
@@ -72,7 +72,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=600))]
     seconds: u64,
     /// How often peaks with and without the VPN are compared
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Transfers per second that are more than the machine can do
     #[arg(long, default_value_t = 70_000)]
@@ -124,6 +124,8 @@ struct Flood {
     committed: f64,
     /// Processors that validators, without their relay stage, and load had, and those that nobody had.
     processors: f64,
+    /// Of these, processors that nobody had.
+    idle_processors: f64,
     /// Processors that the relay stage had.
     relay_processors: f64,
     /// Mbit/s through the tunnel meanwhile.
@@ -147,8 +149,8 @@ struct Measured {
     loaded: Pings,
     /// What was committed per second then.
     loaded_committed: f64,
-    /// Without and with traffic in the tunnel, in turn.
-    rounds: Vec<(Flood, Flood)>,
+    /// Without and with traffic in the tunnel, in turn; without it first and last.
+    floods: Vec<Flood>,
 }
 
 /// What `perf mixed` found.
@@ -173,11 +175,16 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Facts> {
     let output = inside.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "it ended with {}, see above", output.status);
     let measured: Measured = serde_json::from_slice(&output.stdout)?;
-    let loss =
-        |(alone, beside): &(Flood, Flood)| (1.0 - beside.per_processor() / alone.per_processor()) * 100.0;
-    let figures =
-        vec![PING.judge(measured.loaded.p99_ms), LOSS.judge(median(measured.rounds.iter().map(loss)))];
+    let figures = vec![PING.judge(measured.loaded.p99_ms), LOSS.judge(median(losses(&measured.floods)))];
     Ok(Facts { machine: Machine::read(), measured, figures })
+}
+
+/// What each flood beside the tunnel's traffic lost against those before and after it, in percent: the machine's speed drifts.
+fn losses(floods: &[Flood]) -> impl Iterator<Item = f64> {
+    floods.windows(3).step_by(2).map(|flood| {
+        let alone = f64::midpoint(flood[0].per_processor(), flood[2].per_processor());
+        (1.0 - flood[1].per_processor() / alone) * 100.0
+    })
 }
 
 /// Measures, in the validators' namespace, and prints what it found as JSON.
@@ -221,12 +228,12 @@ impl Mixed {
             thread::sleep(WARM_UP);
             probe.pings(time)
         })?;
-        let mut rounds = Vec::new();
+        let mut floods = vec![self.flood(None)?];
         for round in 1..=self.arguments.rounds {
             self.progress.note(format!("round {round} of {}", self.arguments.rounds));
-            rounds.push((self.flood(None)?, self.flood(Some(STREAM))?));
+            floods.extend([self.flood(Some(STREAM))?, self.flood(None)?]);
         }
-        Ok(Measured { peak, idle, loaded, loaded_committed: load.committed_per_second, rounds })
+        Ok(Measured { peak, idle, loaded, loaded_committed: load.committed_per_second, floods })
     }
 
     /// A load, and something else while it is on.
@@ -256,9 +263,11 @@ impl Mixed {
         })?;
         let (passed, relay) = (after.machine.passed_since(before.machine), after.relay - before.relay);
         let network = after.network - before.network - relay;
+        let idle = after.machine.idle_since(before.machine);
         Ok(Flood {
             committed: load.committed_per_second,
-            processors: (network + after.machine.idle_since(before.machine)) / passed,
+            processors: (network + idle) / passed,
+            idle_processors: idle / passed,
             relay_processors: relay / passed,
             tunnel,
         })
@@ -382,7 +391,7 @@ fn path_text(path: &Path) -> anyhow::Result<&str> {
 
 impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Measured { peak, idle, loaded, loaded_committed, rounds } = &self.measured;
+        let Measured { peak, idle, loaded, loaded_committed, floods } = &self.measured;
         writeln!(f, "{}\n", self.machine)?;
         let head = ["VPN pings, ms", "transfers/s", "p50", "p99", "max", "lost"].map(String::from).to_vec();
         let row = |name: &str, rate: f64, pings: &Pings| {
@@ -392,14 +401,21 @@ impl fmt::Display for Facts {
         };
         let rows = [head, row("idle", 0.0, idle), row("80 % of the peak", *loaded_committed, loaded)];
         writeln!(f, "{}peak: {} transfers per second\n", columns(&rows), number(*peak))?;
-        let head = ["floods", "transfers/s", "processors", "of the relay", "Mbit/s", "transfers/s each"];
+        let head = [
+            "floods",
+            "transfers/s",
+            "processors",
+            "of these idle",
+            "of the relay",
+            "Mbit/s",
+            "transfers/s each",
+        ];
         let mut rows = vec![head.map(String::from).to_vec()];
-        for (name, flood) in
-            rounds.iter().flat_map(|(alone, beside)| [("alone", alone), ("with VPN", beside)])
-        {
+        for (name, flood) in ["alone", "with VPN"].into_iter().cycle().zip(floods) {
             let values = [
                 flood.committed,
                 flood.processors,
+                flood.idle_processors,
                 flood.relay_processors,
                 flood.tunnel,
                 flood.per_processor(),
@@ -421,6 +437,20 @@ mod tests {
         let pings = Pings::read(&[one, two].concat()).unwrap();
         assert_eq!((pings.count, pings.lost, pings.p50_ms, pings.p99_ms), (2, 1, 0.2, 7.0));
         assert!(Pings::read("").is_err());
+    }
+
+    #[test]
+    fn a_machine_that_slows_down_is_no_loss() {
+        let flood = |committed| Flood {
+            committed,
+            processors: 2.0,
+            idle_processors: 0.0,
+            relay_processors: 0.1,
+            tunnel: 500.0,
+        };
+        let floods = [40_000.0, 27_000.0, 20_000.0, 18_000.0, 20_000.0].map(flood);
+        let lost: Vec<f64> = losses(&floods).map(f64::round).collect();
+        assert_eq!(lost, [10.0, 10.0]);
     }
 
     #[test]
