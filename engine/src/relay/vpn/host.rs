@@ -2,16 +2,14 @@
 
 use std::{
     fmt::Write as _,
-    fs,
     io::Write as _,
     net::IpAddr,
-    path::PathBuf,
     process::{Command, Stdio},
 };
 
 use relay_dp::vpn::{ClientConfig, Network};
 
-use super::{VpnConfig, VpnError};
+use super::{VpnConfig, VpnError, settings::Settings};
 
 /// Most bytes of a super-packet for which a train of sealed packets still fits one send: headers and seals come on top.
 const MAX_SUPER_PACKET: usize = 65_507;
@@ -22,8 +20,8 @@ const PER_PACKET: usize = 100;
 #[derive(Debug, Default)]
 pub struct Host {
     nft_table: Option<String>,
-    /// Settings under /proc/sys and what they were.
-    settings: Vec<(PathBuf, String)>,
+    /// Undone after the rest.
+    settings: Option<Settings>,
     /// Routes outside of the tunnel: arguments to `ip`.
     routes: Vec<Vec<String>>,
 }
@@ -34,8 +32,9 @@ impl Host {
         let mut host = Host::default();
         bring_up(device, config.mtu, &config.addresses)?;
         if config.internet {
+            let settings = host.settings.insert(Settings::open(&config.state_dir));
             for setting in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
-                host.set(setting, "1")?;
+                settings.set(setting, "1")?;
             }
             host.masquerade(device, &config.addresses)?;
         }
@@ -87,19 +86,6 @@ impl Host {
         Ok(())
     }
 
-    fn set(&mut self, setting: &str, value: &str) -> Result<(), VpnError> {
-        let path = PathBuf::from("/proc/sys").join(setting);
-        if !path.exists() {
-            return Ok(()); // a host without IPv6
-        }
-        let before = fs::read_to_string(&path).map_err(|error| VpnError::file(&path, error))?;
-        if before.trim() != value {
-            fs::write(&path, value).map_err(|error| VpnError::file(&path, error))?;
-            self.settings.push((path, before));
-        }
-        Ok(())
-    }
-
     /// Masquerades what leaves the host from the tunnel's networks, and fits TCP to the tunnel's MTU.
     fn masquerade(&mut self, device: &str, addresses: &[Network]) -> Result<(), VpnError> {
         let table = format!("topio_{}", device.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
@@ -133,9 +119,6 @@ impl Drop for Host {
         for route in self.routes.drain(..) {
             let arguments: Vec<&str> = route.iter().map(String::as_str).collect();
             ip(&arguments).map(drop).unwrap_or_else(say);
-        }
-        for (path, before) in self.settings.drain(..) {
-            fs::write(&path, before).unwrap_or_else(|error| say(VpnError::file(&path, error)));
         }
     }
 }

@@ -14,6 +14,7 @@ mod meters;
 pub mod run;
 pub mod server;
 pub mod service;
+mod settings;
 pub mod status;
 
 use std::io;

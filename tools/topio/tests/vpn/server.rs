@@ -132,12 +132,14 @@ fn the_host_is_as_before_when_the_server_has_ended() -> anyhow::Result<()> {
     assert!(place.server.ip(&["link", "show", "topio0"]).is_err());
     assert!(place.status().is_err(), "no VPN runs");
 
-    // Killed, it leaves rules behind; the next start takes them over.
+    // Killed, it leaves rules and forwarding behind; the next start takes them over.
     drop(place.serve()?);
     fs::remove_file(place.folder.path().join("vpn/status.json"))?;
+    assert_eq!(forwarding()?, "1\n1\n");
     let server = place.serve()?;
     server.terminate()?;
     assert_eq!(place.server.run("nft", &["list", "ruleset"])?, "");
+    assert_eq!(forwarding()?, before);
     Ok(())
 }
 
