@@ -11,7 +11,7 @@ const INDEX_BITS: u32 = 20;
 /// Which of several endpoints with one key and one port an endpoint is, one for each core. Each peer is at home at one of them, which
 /// alone has its sessions: so no replay gets through by way of another. The indices that an endpoint hands out say whose they
 /// are ([`Share::BY_INDEX`]), so data finds its endpoint wherever the peer roams; initiations, which say nothing of their peer to
-/// strangers, are handed over ([`Endpoint::next_handed_over`]).
+/// strangers, are handed over ([`next_handed_over`](super::Endpoint::next_handed_over)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     /// This one's number, from 0.

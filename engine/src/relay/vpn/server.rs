@@ -3,7 +3,7 @@
 //! Each core has an endpoint, a socket on the common port and a queue of the common device. A client is at home on one core from the
 //! time its file is seen, the one with the fewest clients. The kernel brings it what is the client's, however it roams: datagrams by
 //! the index in them, which tells whose it is (`SO_ATTACH_REUSEPORT_CBPF`), packets by their destination (`TUNSETSTEERINGEBPF`).
-//! Only initiations come to any core; the right one gets them through a ring ([`HandOver`]).
+//! Only initiations come to any core; the right one gets them through a ring (`handover`).
 
 use std::{
     net::{Ipv6Addr, SocketAddr},
