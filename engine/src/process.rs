@@ -9,7 +9,7 @@
 use std::{
     cell::Cell,
     net::SocketAddr,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     rc::Rc,
     sync::{
         Arc,
@@ -380,11 +380,16 @@ struct CoreThread {
 
 impl CoreThread {
     fn run(self) {
-        // The main thread is told of a panic, too, and ends the others.
-        let result = catch_unwind(AssertUnwindSafe(|| self.prepare_and_run()))
-            .unwrap_or(Err(NodeError::Panicked(self.core)));
-        // The main thread may be on its way out.
+        let ended = catch_unwind(AssertUnwindSafe(|| self.prepare_and_run()));
+        // The main thread is told of a panic, too, and ends the others. It may be on its way out.
+        let (result, panic) = match ended {
+            Ok(result) => (result, None),
+            Err(panic) => (Err(NodeError::Panicked(self.core)), Some(panic)),
+        };
         let _ = self.to_main.send(FromCore::Ended(result));
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
     }
 
     fn prepare_and_run(&self) -> Result<(), NodeError> {
