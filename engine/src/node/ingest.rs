@@ -193,7 +193,10 @@ impl Core {
 
     /// One slice of signatures.
     pub(super) fn verify(&mut self, now: u64) -> bool {
-        let more = self.verifier.step(now, &mut self.verdicts);
+        let more = self.verifier.step(now, self.propose_at, &mut self.verdicts);
+        let (batches, signatures) = self.verifier.verified();
+        self.meters.set(Count::SignatureBatches, batches);
+        self.meters.set(Count::Signatures, signatures);
         let mut verdicts = std::mem::take(&mut self.verdicts);
         for (subject, valid) in verdicts.drain(..) {
             match subject {

@@ -27,6 +27,8 @@ counts! {
     Snapshots "snapshots_total" "Snapshots written.",
     SnapshotsFailed "snapshots_failed_total" "Snapshots that could not be written.",
     StateTransfers "state_transfers_total" "Tables whose state was fetched from a peer.",
+    Signatures "signatures_total" "Transactions' signatures verified.",
+    SignatureBatches "signature_batches_total" "Batches that transactions' signatures were verified in.",
     Bundles "vote_bundles_total" "Vote bundles signed.",
     Votes "votes_total" "Votes cast.",
     PromisesWithheld "promises_withheld_total" "Votes and view changes not made, since this validator has forgotten earlier ones.",

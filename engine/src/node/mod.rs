@@ -353,7 +353,7 @@ impl Core {
     /// When the stages have to be called again, if nothing arrives before.
     pub fn poll_timeout(&self) -> Option<u64> {
         let tables = self.tables.iter().filter_map(|table| table.poll_timeout());
-        tables.chain(self.verifier.poll_timeout()).chain(self.propose_at).min()
+        tables.chain(self.verifier.poll_timeout(self.propose_at)).chain(self.propose_at).min()
     }
 
     /// The journal's writer, for the loop that moves its bytes.

@@ -5,7 +5,8 @@
 //! many wait for each of them, and a flood of clients must not slow agreement.
 //!
 //! A signature alone costs ten times its share of a batch of 64. So where company is to be expected within [`HOLD`], a batch
-//! begins only when it is worth it or its first signature has waited so long. Where little comes nothing waits.
+//! begins only when it is worth it or its first signature has waited so long. Where little comes nothing waits. And what clients
+//! sent need not be verified long before it can be proposed: until then it waits for company as well.
 
 use std::collections::VecDeque;
 
@@ -35,9 +36,13 @@ const CACHED_KEYS: usize = 128 * 1024;
 const HOLD: u64 = 1_000_000;
 /// The same for those of proposals, for which many wait.
 const HOLD_URGENT: u64 = 400_000;
+/// What clients sent is verified so long before it can be proposed, ns.
+const LEAD: u64 = 3_000_000;
 /// So many are company enough: a few rows of lanes.
 const ENOUGH: usize = 64;
 const ENOUGH_URGENT: usize = 16;
+/// Of what can't be proposed yet.
+const ENOUGH_EARLY: usize = 256;
 
 /// A signature and what hangs on it.
 struct Waiting<S> {
@@ -58,9 +63,12 @@ struct Job<S> {
     batch: Batch,
     urgent: VecDeque<Waiting<S>>,
     queue: VecDeque<Waiting<S>>,
-    /// Since when the first of them waits.
+    /// Since when the first of each waits.
+    urgent_since: Option<u64>,
     since: Option<u64>,
     subjects: Slab<S>,
+    /// Batches that have ended, and their signatures.
+    ended: (u64, u64),
 }
 
 /// How many signatures come: those of the last whole window.
@@ -114,8 +122,10 @@ impl<S> Job<S> {
             batch,
             urgent: VecDeque::new(),
             queue: VecDeque::with_capacity(MAX_WAITING.min(2 * capacity)),
+            urgent_since: None,
             since: None,
             subjects: Slab::with_capacity(2 * capacity),
+            ended: (0, 0),
         }
     }
 
@@ -127,16 +137,22 @@ impl<S> Job<S> {
         self.waiting() + self.batch.len()
     }
 
-    /// When the next batch begins at the latest, where something waits for one.
-    fn due_at(&self) -> Option<u64> {
-        let hold = if self.urgent.is_empty() { HOLD } else { HOLD_URGENT };
-        self.since.filter(|_| !self.batch.is_running()).map(|since| since + hold)
+    /// When the next batch begins at the latest, where something waits for one. What clients sent can be proposed from `opens_at` on.
+    fn due_at(&self, opens_at: Option<u64>) -> Option<u64> {
+        let urgent = self.urgent_since.map(|since| since + HOLD_URGENT);
+        let lead = opens_at.map_or(0, |at| at.saturating_sub(LEAD));
+        let patient = self.since.map(|since| lead.max(since + HOLD));
+        urgent.into_iter().chain(patient).min().filter(|_| !self.batch.is_running())
     }
 
     /// Whether the next batch may begin.
-    fn is_due(&self, patient: bool, now: u64) -> bool {
-        let enough = self.urgent.len() >= ENOUGH_URGENT || self.waiting() >= ENOUGH;
-        self.due_at().is_some_and(|at| !patient || enough || at <= now)
+    fn is_due(&self, hurry: bool, opens_at: Option<u64>, now: u64) -> bool {
+        let early = opens_at.is_some_and(|at| now + LEAD < at);
+        let enough = if early { ENOUGH_EARLY } else { ENOUGH };
+        self.urgent.len() >= ENOUGH_URGENT
+            || self.waiting() >= enough
+            || hurry && (self.urgent_since.is_some() || self.since.is_some() && !early)
+            || self.due_at(opens_at).is_some_and(|at| at <= now)
     }
 
     fn next(&mut self) -> Option<Waiting<S>> {
@@ -147,7 +163,7 @@ impl<S> Job<S> {
     /// Returns the units that it took.
     fn step(&mut self, budget: usize, verdicts: &mut Vec<(S, bool)>) -> usize {
         if !self.batch.is_running() {
-            self.since = None;
+            (self.urgent_since, self.since) = (None, None);
             while self.batch.len() < self.batch.capacity() {
                 let Some(next) = self.next() else { break };
                 let token = self.subjects.insert(next.subject) as u64;
@@ -158,6 +174,8 @@ impl<S> Job<S> {
         }
         let (progress, spent) = self.batch.slice(budget);
         if progress == Progress::Done {
+            self.ended.0 += 1;
+            self.ended.1 += self.subjects.len() as u64;
             for (token, valid) in self.batch.verdicts() {
                 let slot = usize::try_from(token).expect("tokens are slots");
                 verdicts.push((self.subjects.remove(slot), valid));
@@ -239,14 +257,19 @@ impl<S> Verifier<S> {
         self.urgent() >= MAX_URGENT
     }
 
-    /// When something begins that waits for company now.
-    pub fn poll_timeout(&self) -> Option<u64> {
-        self.transactions.due_at()
+    /// Batches of transactions so far, and signatures in them.
+    pub fn verified(&self) -> (u64, u64) {
+        self.transactions.ended
+    }
+
+    /// When something begins that waits for company now; `opens_at` as in [`step`](Self::step).
+    pub fn poll_timeout(&self, opens_at: Option<u64>) -> Option<u64> {
+        self.transactions.due_at(opens_at)
     }
 
     /// Does one slice of work, of votes first, and appends what is decided. Returns whether there is more to do at once; what waits for
-    /// company is due at [`poll_timeout`](Self::poll_timeout).
-    pub fn step(&mut self, now: u64, verdicts: &mut Vec<(S, bool)>) -> bool {
+    /// company is due at [`poll_timeout`](Self::poll_timeout). `opens_at` is when what clients sent can be proposed, if not yet.
+    pub fn step(&mut self, now: u64, opens_at: Option<u64>, verdicts: &mut Vec<(S, bool)>) -> bool {
         self.rate.note(std::mem::take(&mut self.arrived), now);
         if self.rule != Signatures::Ed25519 {
             self.doubtful.urgent.append(&mut self.votes);
@@ -254,8 +277,11 @@ impl<S> Verifier<S> {
             self.transactions.step_singly(self.rule.verify(), verdicts);
             return self.len() > 0;
         }
-        let patient = self.rate.promises_company();
-        if self.transactions.waiting() > 0 {
+        let hurry = !self.rate.promises_company();
+        if !self.transactions.urgent.is_empty() {
+            self.transactions.urgent_since.get_or_insert(now);
+        }
+        if !self.transactions.queue.is_empty() {
             self.transactions.since.get_or_insert(now);
         }
         let mut budget = self.accept_votes(self.budget, verdicts);
@@ -263,9 +289,9 @@ impl<S> Verifier<S> {
             budget = budget.saturating_sub(self.doubtful.step(budget, verdicts));
         }
         let mut more = self.votes.len() + self.doubtful.len() > 0;
-        if self.transactions.batch.is_running() || self.transactions.is_due(patient, now) {
+        if self.transactions.batch.is_running() || self.transactions.is_due(hurry, opens_at, now) {
             self.transactions.step(budget, verdicts);
-            more |= self.transactions.len() > 0;
+            more |= self.transactions.batch.is_running() || self.transactions.is_due(hurry, opens_at, now);
         }
         more
     }
@@ -309,7 +335,7 @@ mod tests {
             }
         }
         let mut verdicts = Vec::new();
-        while verifier.step(0, &mut verdicts) {}
+        while verifier.step(0, None, &mut verdicts) {}
         assert_eq!(verdicts.len(), 1500);
         // Of the first batch: 500 of the 1,500 are urgent.
         let urgent = verdicts[..BATCH].iter().filter(|(i, _)| i % 3 == 0).count();
@@ -338,8 +364,8 @@ mod tests {
             let now = u64::from(i) * 2_000_000;
             push(&mut verifier, i, i % 2 == 0);
             let mut verdicts = Vec::new();
-            while verifier.step(now, &mut verdicts) {}
-            assert_eq!((verdicts, verifier.poll_timeout()), (vec![(i, true)], None));
+            while verifier.step(now, None, &mut verdicts) {}
+            assert_eq!((verdicts, verifier.poll_timeout(None)), (vec![(i, true)], None));
         }
     }
 
@@ -348,22 +374,43 @@ mod tests {
         let (mut verifier, push) = with_key();
         let mut verdicts = Vec::new();
         (0..64).for_each(|i| push(&mut verifier, i, false));
-        while verifier.step(0, &mut verdicts) {}
+        while verifier.step(0, None, &mut verdicts) {}
         // The next window knows how many came in that one.
         let now = Rate::WINDOW;
         push(&mut verifier, 100, false);
-        assert!(!verifier.step(now, &mut verdicts) && verdicts.len() == 64);
-        assert_eq!(verifier.poll_timeout(), Some(now + HOLD));
+        assert!(!verifier.step(now, None, &mut verdicts) && verdicts.len() == 64);
+        assert_eq!(verifier.poll_timeout(None), Some(now + HOLD));
         // One of a proposal waits for less, and the other goes along.
         push(&mut verifier, 101, true);
-        assert!(!verifier.step(now + 10, &mut verdicts) && verdicts.len() == 64);
-        assert_eq!(verifier.poll_timeout(), Some(now + HOLD_URGENT));
-        while verifier.step(now + HOLD_URGENT, &mut verdicts) {}
-        assert_eq!((&verdicts[64..], verifier.poll_timeout()), (&[(101, true), (100, true)][..], None));
+        assert!(!verifier.step(now + 10, None, &mut verdicts) && verdicts.len() == 64);
+        assert_eq!(verifier.poll_timeout(None), Some(now + 10 + HOLD_URGENT));
+        while verifier.step(now + 10 + HOLD_URGENT, None, &mut verdicts) {}
+        assert_eq!((&verdicts[64..], verifier.poll_timeout(None)), (&[(101, true), (100, true)][..], None));
         // Enough is enough.
         (0..ENOUGH).for_each(|_| push(&mut verifier, 102, false));
-        while verifier.step(now + 20 + HOLD_URGENT, &mut verdicts) {}
+        while verifier.step(now + 20 + HOLD_URGENT, None, &mut verdicts) {}
         assert_eq!((verdicts.len(), verifier.len()), (66 + ENOUGH, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_proposed_yet_waits_until_shortly_before() {
+        let (mut verifier, push) = with_key();
+        let (mut verdicts, opens_at) = (Vec::new(), Some(LEAD + 5_000_000));
+        push(&mut verifier, 0, false);
+        assert!(!verifier.step(0, opens_at, &mut verdicts));
+        assert_eq!(verifier.poll_timeout(opens_at), Some(5_000_000));
+        // A proposal's does not wait, and takes it along.
+        push(&mut verifier, 1, true);
+        while verifier.step(4_000_000, opens_at, &mut verdicts) {}
+        assert_eq!(std::mem::take(&mut verdicts), [(1, true), (0, true)]);
+        push(&mut verifier, 2, false);
+        assert!(!verifier.step(4_999_999, opens_at, &mut verdicts) && verdicts.is_empty());
+        while verifier.step(5_000_000, opens_at, &mut verdicts) {}
+        assert_eq!(std::mem::take(&mut verdicts), [(2, true)]);
+        // So many fill a batch that is worth its while.
+        (0..ENOUGH_EARLY).for_each(|_| push(&mut verifier, 3, false));
+        while verifier.step(0, opens_at, &mut verdicts) {}
+        assert_eq!((verdicts.len(), verifier.poll_timeout(opens_at)), (ENOUGH_EARLY, None));
     }
 
     #[test]
@@ -382,7 +429,7 @@ mod tests {
             expected.push((i, i % 7 != 0));
         }
         let mut verdicts = Vec::new();
-        while verifier.step(0, &mut verdicts) {}
+        while verifier.step(0, None, &mut verdicts) {}
         verdicts.sort_unstable();
         assert_eq!((verdicts, verifier.len(), verifier.urgent()), (expected, 0, 0));
     }
