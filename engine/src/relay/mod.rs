@@ -1,6 +1,7 @@
 //! The relay services: what moves people's packets on a core, beside or without a validator.
 
 pub mod node_time;
+mod threads;
 pub mod turn;
 pub mod vpn;
 
@@ -8,6 +9,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+pub use self::threads::ThreadError;
 use crate::config::{TomlFileError, toml_file};
 
 /// `[relay]` of a node's configuration: the services that it offers. None by default.

@@ -2,16 +2,18 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
-    thread,
-    time::Duration,
+    sync::{Mutex, PoisonError},
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
 use super::{ListenError, TurnConfig, TurnConfigError, TurnCore, TurnMeters, steer};
-use crate::{core_loop::Clock, process::Stop, topology::pin_to};
+use crate::{
+    core_loop::Clock,
+    process::Stop,
+    relay::threads::{ThreadError, serve_all},
+};
 
 /// Sleep at most so long, so that a stop request is seen, ns.
 const MAX_SLEEP: u64 = 100_000_000;
@@ -33,13 +35,13 @@ pub enum ServeError {
     /// No randomness.
     #[error("the system gives no random bytes: {0}")]
     Random(getrandom::Error),
-    /// A programmer's error.
-    #[error("a core has died of a panic; what it said stands above")]
-    Panicked,
+    /// A core's thread.
+    #[error(transparent)]
+    Thread(#[from] ThreadError),
 }
 
-/// Serves on `cores` threads until `stop` is requested. `ready` is called once all ports are open; `report` twice a second with
-/// the numbers of all cores.
+/// Serves on `cores` threads until `stop` is requested. `ready` is called once all ports are open; `report` ten times a second
+/// with the numbers of all cores, which are new twice a second.
 ///
 /// # Errors
 /// See [`ServeError`]; one core's error ends all.
@@ -55,45 +57,24 @@ pub fn serve(
     let clock = Clock::start();
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(ServeError::Random)?;
-    let meters: Vec<Arc<Mutex<TurnMeters>>> = (0..cores).map(|_| Arc::default()).collect();
-    thread::scope(|scope| {
-        let (opened, open) = std::sync::mpsc::channel();
-        let mut threads = Vec::new();
-        for (core, meters) in (0..cores).zip(&meters) {
-            let (opened, stop, steering) = (opened.clone(), stop.clone(), steering.as_deref());
-            threads.push(scope.spawn(move || {
-                if pin {
-                    pin_to(core);
-                }
-                let mut seed = seed;
-                seed[..2].iter_mut().zip(core.to_le_bytes()).for_each(|(byte, core)| *byte ^= core);
-                let made = TurnCore::new(config, (core, cores), clock, &seed, steering);
-                let result = made.and_then(|made| {
-                    let _ = opened.send(());
-                    run(made, clock, &stop, meters)
-                });
-                drop(opened);
-                // One that failed ends the others.
-                stop.request();
-                result
-            }));
+    let meters: Vec<Mutex<TurnMeters>> = (0..cores).map(|_| Mutex::default()).collect();
+    let steering = steering.as_deref();
+    let serve_one = |(core, meters): (u16, &Mutex<TurnMeters>), open: &dyn Fn()| {
+        let mut seed = seed;
+        seed[..2].iter_mut().zip(core.to_le_bytes()).for_each(|(byte, core)| *byte ^= core);
+        let made = TurnCore::new(config, (core, cores), clock, &seed, steering)?;
+        open();
+        run(made, clock, stop, meters)
+    };
+    let watch = || {
+        let mut all = TurnMeters::default();
+        for core in &meters {
+            all.merge(&core.lock().unwrap_or_else(PoisonError::into_inner));
         }
-        drop(opened);
-        if (0..cores).all(|_| open.recv().is_ok()) {
-            ready();
-        }
-        while !stop.is_requested() {
-            thread::sleep(Duration::from_nanos(MAX_SLEEP));
-            let mut all = TurnMeters::default();
-            for core in &meters {
-                all.merge(&core.lock().unwrap_or_else(PoisonError::into_inner));
-            }
-            report(&all);
-        }
-        let results: Vec<_> =
-            threads.into_iter().map(|thread| thread.join().map_err(|_| ServeError::Panicked)).collect();
-        results.into_iter().try_for_each(|result| result.and_then(|result| result))
-    })
+        report(&all);
+    };
+    let served = serve_all("turn", (0..cores).zip(&meters).collect(), pin, stop, serve_one, ready, watch);
+    served.map_err(|errors| errors.into_iter().next().expect("one core's at least"))
 }
 
 fn run(mut core: TurnCore, clock: Clock, stop: &Stop, meters: &Mutex<TurnMeters>) -> Result<(), ServeError> {

@@ -70,6 +70,9 @@ pub enum VpnError {
     /// What failed is on another core, and said there.
     #[error("the VPN's part on another core has failed")]
     OtherCore,
+    /// A core's thread.
+    #[error(transparent)]
+    Thread(#[from] crate::relay::threads::ThreadError),
     /// The socket or the device failed while running.
     #[error("the VPN's {0} failed: {1}")]
     Io(&'static str, io::Error),

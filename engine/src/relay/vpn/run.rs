@@ -1,6 +1,6 @@
 //! The VPN on loops of its own: `topio vpn serve` and `topio vpn connect`.
 
-use std::{io, net::SocketAddr, os::fd::BorrowedFd, sync::mpsc, thread, time::Duration};
+use std::{net::SocketAddr, os::fd::BorrowedFd, time::Duration};
 
 use relay_dp::vpn::{ClientConfig, Nanos, PublicKey, Share};
 
@@ -10,7 +10,7 @@ use super::{
     server::{self, VpnPart, VpnServer},
     service::VpnService,
 };
-use crate::{core_loop::Clock, process::Stop, topology::pin_to};
+use crate::{core_loop::Clock, process::Stop, relay::threads::serve_all};
 
 /// Bytes in each direction per turn: enough to join, little enough for timers.
 const TURN_BYTES: usize = 1 << 20;
@@ -33,49 +33,18 @@ pub fn serve(
     let clock = Clock::start();
     let parts = server::open(config, cores, clock)?;
     let key = parts[0].public_key();
-    thread::scope(|scope| {
-        let (opened, open) = mpsc::channel();
-        let run = |(core, part): (u16, VpnPart)| {
-            let (opened, end) = (opened.clone(), EndOfAll(stop.clone()));
-            let run = move || {
-                if pin {
-                    pin_to(core);
-                }
-                let server = part.start()?;
-                // The main thread may be on its way out.
-                let _ = opened.send(());
-                serve_one(server, clock, &end.0)
-            };
-            thread::Builder::new().name(format!("vpn-{core}")).spawn_scoped(scope, run)
-        };
-        // All of them end when one can't be started: what it would have held is dropped.
-        let threads: Vec<_> = (0..).zip(parts).map(run).collect();
-        drop(opened);
-        if threads.iter().all(|_| open.recv().is_ok()) {
-            ready(&key);
-        }
-        let join = |thread: io::Result<thread::ScopedJoinHandle<'_, Result<(), VpnError>>>| {
-            let thread = thread.map_err(|error| VpnError::Io("thread", error))?;
-            let panicked =
-                |_| VpnError::Refused("a core has died of a panic; what it said stands above".into());
-            thread.join().map_err(panicked)?
-        };
-        let (causes, others): (Vec<_>, Vec<_>) = threads
-            .into_iter()
-            .map(join)
-            .filter_map(Result::err)
-            .partition(|error| !matches!(error, VpnError::OtherCore));
-        causes.into_iter().chain(others).next().map_or(Ok(()), Err)
+    let serve_part = |part: VpnPart, open: &dyn Fn()| {
+        let server = part.start()?;
+        open();
+        serve_one(server, clock, stop)
+    };
+    let served = serve_all("vpn", parts, pin, stop, serve_part, || ready(&key), || ());
+    served.map_err(|errors| {
+        // The cause before what came of it.
+        let (others, causes): (Vec<_>, Vec<_>) =
+            errors.into_iter().partition(|error| matches!(error, VpnError::OtherCore));
+        causes.into_iter().chain(others).next().expect("one core's at least")
     })
-}
-
-/// A core that ends, however that comes, ends the others.
-struct EndOfAll(Stop);
-
-impl Drop for EndOfAll {
-    fn drop(&mut self) {
-        self.0.request();
-    }
 }
 
 fn serve_one(mut server: VpnServer, clock: Clock, stop: &Stop) -> Result<(), VpnError> {
