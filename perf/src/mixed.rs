@@ -9,7 +9,9 @@
 //!
 //! What is asked of the machine at its peak is the rate that it commits when it is offered far more. How much of that gets lost
 //! beside 500 Mbit/s is counted by processor time: transfers per second of what validators (without their relay stage) and the
-//! load had, and of what nobody had. So what the VPN itself takes is no loss, and a core that idles is one.
+//! load had, and of what nobody had. So what the VPN itself takes is no loss, and a core that idles is one. The traffic comes and
+//! goes every few seconds while the flood of transfers goes on, and each such period is compared with those before and after it:
+//! a virtual machine's speed drifts.
 
 use std::{
     fmt, fs,
@@ -47,19 +49,26 @@ const ROLE: &str = "perf-mixed-";
 const SERVER: &str = "10.77.0.1";
 const PATIENCE: Duration = Duration::from_secs(30);
 const WARM_UP: Duration = Duration::from_secs(1);
+/// From a change of the traffic on until a period counts: what was proposed before it is committed by then.
+const SETTLE: Duration = Duration::from_millis(500);
+/// Periods of a flood: without the traffic and with it, in turn, without it first and last.
+const PERIODS: u32 = 5;
 const SNAPSHOT_BYTES: u64 = 256 << 20;
 /// Priority of what stands for other machines: above the loop that relays.
 const REAL_TIME: &str = "2";
 /// Seconds between the pings of one `ping`, and how many of these run: below some 10 ms it does not sleep but spins.
 const PING_INTERVAL: &str = "0.02";
 const PINGS_AT_ONCE: usize = 4;
-/// Mbit/s through the tunnel.
+/// Mbit/s through the tunnel, and the time that a stream takes to begin and end beside a flood.
 const STREAM: u32 = 500;
+const STREAM_STARTS: Duration = Duration::from_millis(500);
+/// The metric of executed transfers.
+const COMMITTED: &str = "topio_transactions_committed_total";
 
 const EXAMPLES: &str = "\
 Examples:
   perf mixed
-  perf mixed --seconds 10 --rounds 9
+  perf mixed --seconds 3 --rounds 9
   perf mixed --json
 
 Takes root, iproute2, iputils-ping, iperf3 and chrt of util-linux.";
@@ -68,10 +77,10 @@ Takes root, iproute2, iputils-ping, iperf3 and chrt of util-linux.";
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 #[command(after_help = EXAMPLES)]
 pub struct Arguments {
-    /// How long each load takes, in seconds
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=600))]
+    /// How long each period of a flood takes, in seconds; pings take a few times as long
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
-    /// How often peaks with and without the VPN are compared
+    /// Floods, each with two periods beside the VPN and three without
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Transfers per second that are more than the machine can do
@@ -117,10 +126,10 @@ impl Pings {
     }
 }
 
-/// A flood of transfers.
+/// Some seconds of a flood of transfers.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Flood {
-    /// Transfers committed per second.
+struct Period {
+    /// Transfers executed per second, the validators' mean.
     committed: f64,
     /// Processors that validators, without their relay stage, and load had, and those that nobody had.
     processors: f64,
@@ -132,7 +141,7 @@ struct Flood {
     tunnel: f64,
 }
 
-impl Flood {
+impl Period {
     fn per_processor(&self) -> f64 {
         self.committed / self.processors
     }
@@ -149,8 +158,8 @@ struct Measured {
     loaded: Pings,
     /// What was committed per second then.
     loaded_committed: f64,
-    /// Without and with traffic in the tunnel, in turn; without it first and last.
-    floods: Vec<Flood>,
+    /// Floods, with traffic in the tunnel in every second of their periods.
+    floods: Vec<Vec<Period>>,
 }
 
 /// What `perf mixed` found.
@@ -175,15 +184,18 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Facts> {
     let output = inside.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "it ended with {}, see above", output.status);
     let measured: Measured = serde_json::from_slice(&output.stdout)?;
-    let figures = vec![PING.judge(measured.loaded.p99_ms), LOSS.judge(median(losses(&measured.floods)))];
+    let figures = vec![
+        PING.judge(measured.loaded.p99_ms),
+        LOSS.judge(median(measured.floods.iter().flat_map(|flood| losses(flood)))),
+    ];
     Ok(Facts { machine: Machine::read(), measured, figures })
 }
 
-/// What each flood beside the tunnel's traffic lost against those before and after it, in percent: the machine's speed drifts.
-fn losses(floods: &[Flood]) -> impl Iterator<Item = f64> {
-    floods.windows(3).step_by(2).map(|flood| {
-        let alone = f64::midpoint(flood[0].per_processor(), flood[2].per_processor());
-        (1.0 - flood[1].per_processor() / alone) * 100.0
+/// What each period beside the tunnel's traffic lost against those before and after it, in percent.
+fn losses(flood: &[Period]) -> impl Iterator<Item = f64> {
+    flood.windows(3).step_by(2).map(|period| {
+        let alone = f64::midpoint(period[0].per_processor(), period[2].per_processor());
+        (1.0 - period[1].per_processor() / alone) * 100.0
     })
 }
 
@@ -203,7 +215,11 @@ pub fn run_inside(inside: &Inside) -> anyhow::Result<String> {
     fs::write(&file, Registry::open(&config)?.add("perf", &config)?.to_string())?;
     network.start_all()?;
     let processes = network.processes().map(Process::id).collect();
-    let probe = Probe { client, processes, rpc: network.rpc(0) };
+    let probe = Probe {
+        client,
+        processes,
+        rpc: (0..usize::from(sizes.validators)).map(|index| network.rpc(index)).collect(),
+    };
     let _tunnel = probe.connect(&file)?;
     let mixed = Mixed { arguments, network, probe, progress: Progress::new(0) };
     Ok(serde_json::to_string(&mixed.measure()?)? + "\n")
@@ -218,31 +234,37 @@ struct Mixed {
 
 impl Mixed {
     fn measure(&self) -> anyhow::Result<Measured> {
-        let time = Duration::from_secs(self.arguments.seconds);
+        let time = self.period() * PERIODS / 2;
         let (probe, idle) = (&self.probe, self.probe.pings(time)?);
         self.progress.note("the peak");
-        let peak = self.flood(None)?.committed;
+        let (load, ()) = self.beside(self.arguments.flood, time, || Ok(()))?;
+        let peak = load.committed_per_second;
         let rate = whole(peak * 0.8);
         self.progress.note(format!("pings at {rate} of {peak:.0} transfers per second"));
-        let (load, loaded) = self.beside(rate, || {
+        let (load, loaded) = self.beside(rate, time, || {
             thread::sleep(WARM_UP);
             probe.pings(time)
         })?;
-        let mut floods = vec![self.flood(None)?];
+        let mut floods = Vec::new();
         for round in 1..=self.arguments.rounds {
-            self.progress.note(format!("round {round} of {}", self.arguments.rounds));
-            floods.extend([self.flood(Some(STREAM))?, self.flood(None)?]);
+            self.progress.note(format!("flood {round} of {}", self.arguments.rounds));
+            floods.push(self.flood()?);
         }
         Ok(Measured { peak, idle, loaded, loaded_committed: load.committed_per_second, floods })
+    }
+
+    fn period(&self) -> Duration {
+        Duration::from_secs(self.arguments.seconds)
     }
 
     /// A load, and something else while it is on.
     fn beside<T: Send>(
         &self,
         rate: u64,
+        time: Duration,
         other: impl FnOnce() -> anyhow::Result<T> + Send,
     ) -> anyhow::Result<(LoadResult, T)> {
-        let prepared = self.network.prepare(rate, WARM_UP, Duration::from_secs(self.arguments.seconds))?;
+        let prepared = self.network.prepare(rate, WARM_UP, time)?;
         thread::scope(|scope| {
             let other = thread::Builder::new().spawn_scoped(scope, other)?;
             let load = prepared.run(None, &false.into(), &mut |_| {})?;
@@ -250,27 +272,15 @@ impl Mixed {
         })
     }
 
-    /// More transfers than can be committed, beside so many Mbit/s in the tunnel.
-    fn flood(&self, tunnel: Option<u32>) -> anyhow::Result<Flood> {
-        let (probe, time) = (&self.probe, Duration::from_secs(self.arguments.seconds));
-        let (load, (before, after, tunnel)) = self.beside(self.arguments.flood, || {
-            let stream = tunnel.map(|mbit| probe.stream(mbit, WARM_UP + time)).transpose()?;
+    /// More transfers than can be committed, beside traffic in the tunnel that comes and goes.
+    fn flood(&self) -> anyhow::Result<Vec<Period>> {
+        let time = (self.period() + SETTLE + STREAM_STARTS) * PERIODS;
+        let (probe, period) = (&self.probe, self.period());
+        let (_, periods) = self.beside(self.arguments.flood, time, || {
             thread::sleep(WARM_UP);
-            let before = probe.spent()?;
-            thread::sleep(time);
-            let after = probe.spent()?;
-            Ok((before, after, stream.map(finish).transpose()?.unwrap_or(0.0)))
+            (0..PERIODS).map(|number| probe.period(period, number % 2 == 1)).collect()
         })?;
-        let (passed, relay) = (after.machine.passed_since(before.machine), after.relay - before.relay);
-        let network = after.network - before.network - relay;
-        let idle = after.machine.idle_since(before.machine);
-        Ok(Flood {
-            committed: load.committed_per_second,
-            processors: (network + idle) / passed,
-            idle_processors: idle / passed,
-            relay_processors: relay / passed,
-            tunnel,
-        })
+        Ok(periods)
     }
 }
 
@@ -279,8 +289,8 @@ struct Probe {
     client: Namespace,
     /// The validators.
     processes: Vec<u32>,
-    /// Where the first of them answers questions.
-    rpc: SocketAddr,
+    /// Where they answer questions.
+    rpc: Vec<SocketAddr>,
 }
 
 impl Probe {
@@ -326,27 +336,63 @@ impl Probe {
         Pings::read(&said)
     }
 
+    /// A period of a flood, with or without traffic in the tunnel.
+    fn period(&self, time: Duration, with_traffic: bool) -> anyhow::Result<Period> {
+        let stream = with_traffic.then(|| self.stream(STREAM, SETTLE + time)).transpose()?;
+        thread::sleep(SETTLE);
+        let before = self.spent()?;
+        thread::sleep(time);
+        let after = self.spent()?;
+        let (passed, relay) = (after.machine.passed_since(before.machine), after.relay - before.relay);
+        let idle = after.machine.idle_since(before.machine);
+        Ok(Period {
+            committed: (after.committed - before.committed) / passed,
+            processors: (after.network - before.network - relay + idle) / passed,
+            idle_processors: idle / passed,
+            relay_processors: relay / passed,
+            tunnel: stream.map(finish).transpose()?.unwrap_or(0.0),
+        })
+    }
+
     fn spent(&self) -> anyhow::Result<Spent> {
         let validators = self.processes.iter().map(|process| network::cpu_time_of(*process));
         let validators = validators.sum::<anyhow::Result<Duration>>()?.as_secs_f64();
         let own = network::cpu_time_of(std::process::id())?.as_secs_f64();
-        let relay = relay_seconds(&self.metrics()?)?;
-        Ok(Spent { network: validators + own, relay, machine: cpu::Machine::now()? })
-    }
-
-    /// What the first validator tells at `/metrics`.
-    fn metrics(&self) -> anyhow::Result<String> {
-        let mut stream = TcpStream::connect(self.rpc)?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: perf\r\nConnection: close\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(text)
+        let metrics: Vec<String> = self.rpc.iter().map(|rpc| metrics(*rpc)).collect::<anyhow::Result<_>>()?;
+        let committed: f64 =
+            metrics.iter().flat_map(|text| values(text, COMMITTED)).map(|(_, count)| count).sum();
+        Ok(Spent {
+            committed: committed / metrics.len() as f64,
+            network: validators + own,
+            relay: relay_seconds(&metrics[0])?,
+            machine: cpu::Machine::now()?,
+        })
     }
 }
 
-/// Seconds of processors so far.
+/// What a validator tells at `/metrics`.
+fn metrics(rpc: SocketAddr) -> anyhow::Result<String> {
+    let mut stream = TcpStream::connect(rpc)?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: perf\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// The labels and values of a metric.
+fn values(metrics: &str, name: &str) -> Vec<(String, f64)> {
+    let of = |line: &str| {
+        let (labels, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
+        Some((labels.to_owned(), value.parse().ok()?))
+    };
+    metrics.lines().filter_map(of).collect()
+}
+
+/// Transfers, and seconds of processors, so far.
 #[derive(Clone, Copy)]
 struct Spent {
+    /// Executed transfers, the validators' mean.
+    committed: f64,
     /// By validators and load.
     network: f64,
     /// By the first validator's relay stage.
@@ -356,19 +402,12 @@ struct Spent {
 
 /// The relay stage's share of its thread's processor time. The stages' times are wall time, which goes on while others have the core.
 fn relay_seconds(metrics: &str) -> anyhow::Result<f64> {
-    let values = |name: &str| -> Vec<(String, f64)> {
-        let of = |line: &str| {
-            let (key, value) = line.strip_prefix(name)?.split_once("} ")?;
-            Some((key.to_owned(), value.parse().ok()?))
-        };
-        metrics.lines().filter_map(of).collect()
-    };
-    let states = values("topio_core_seconds_total{");
+    let states = values(metrics, "topio_core_seconds_total{");
     let of =
         |wanted: fn(&str) -> bool| states.iter().filter(|(key, _)| wanted(key)).map(|(_, s)| s).sum::<f64>();
     let relay = of(|key| key.contains("state=\"relay\""));
     let busy = of(|key| !key.contains("state=\"idle\"") && !key.contains("state=\"blocked\""));
-    let cpu: f64 = values("topio_core_cpu_seconds_total{").iter().map(|(_, seconds)| seconds).sum();
+    let cpu: f64 = values(metrics, "topio_core_cpu_seconds_total{").iter().map(|(_, seconds)| seconds).sum();
     ensure!(busy > 0.0 && cpu > 0.0, "the validator's metrics tell no times");
     Ok(relay / busy * cpu)
 }
@@ -411,14 +450,15 @@ impl fmt::Display for Facts {
             "transfers/s each",
         ];
         let mut rows = vec![head.map(String::from).to_vec()];
-        for (name, flood) in ["alone", "with VPN"].into_iter().cycle().zip(floods) {
+        for period in floods.iter().flatten() {
+            let name = if period.tunnel > 0.0 { "with VPN" } else { "alone" };
             let values = [
-                flood.committed,
-                flood.processors,
-                flood.idle_processors,
-                flood.relay_processors,
-                flood.tunnel,
-                flood.per_processor(),
+                period.committed,
+                period.processors,
+                period.idle_processors,
+                period.relay_processors,
+                period.tunnel,
+                period.per_processor(),
             ];
             rows.push([vec![name.to_owned()], values.map(number).to_vec()].concat());
         }
@@ -441,15 +481,15 @@ mod tests {
 
     #[test]
     fn a_machine_that_slows_down_is_no_loss() {
-        let flood = |committed| Flood {
+        let period = |committed| Period {
             committed,
             processors: 2.0,
             idle_processors: 0.0,
             relay_processors: 0.1,
             tunnel: 500.0,
         };
-        let floods = [40_000.0, 27_000.0, 20_000.0, 18_000.0, 20_000.0].map(flood);
-        let lost: Vec<f64> = losses(&floods).map(f64::round).collect();
+        let flood = [40_000.0, 27_000.0, 20_000.0, 18_000.0, 20_000.0].map(period);
+        let lost: Vec<f64> = losses(&flood).map(f64::round).collect();
         assert_eq!(lost, [10.0, 10.0]);
     }
 
