@@ -14,6 +14,7 @@ use netio::{
     channel::{Channel, ChannelConfig, ChannelError},
 };
 
+use super::notes::Notes;
 use crate::{
     node::{
         Count, Meters,
@@ -93,6 +94,8 @@ pub struct Links {
     /// Before this nothing has to be dialled or closed.
     due: u64,
     counters: LinkCounters,
+    /// Of links and connections that were closed for what came.
+    notes: Notes,
 }
 
 impl Links {
@@ -122,6 +125,7 @@ impl Links {
             dirty: Vec::new(),
             due: 0,
             counters: LinkCounters::default(),
+            notes: Notes::default(),
         }
     }
 
@@ -250,6 +254,7 @@ impl Links {
         reactor: &mut Reactor,
         conn: ConnId,
         bytes: &[u8],
+        now: u64,
         events: &mut Vec<LinkEvent>,
     ) {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
@@ -266,7 +271,7 @@ impl Links {
             result = self.on_frame(reactor, conn, &frame, events);
         }
         if let Err(refusal) = result {
-            self.refuse(reactor, conn, &refusal);
+            self.refuse(reactor, conn, &refusal, now);
         }
     }
 
@@ -311,7 +316,7 @@ impl Links {
         }
     }
 
-    fn refuse(&mut self, reactor: &mut Reactor, conn: ConnId, refusal: &Refusal) {
+    fn refuse(&mut self, reactor: &mut Reactor, conn: ConnId, refusal: &Refusal, now: u64) {
         match refusal {
             Refusal::Stranger | Refusal::OtherGenesis | Refusal::OtherLane(_) => self.counters.refused += 1,
             Refusal::Channel(ChannelError::UnknownPeer { .. } | ChannelError::WrongPeer { .. }) => {
@@ -320,9 +325,16 @@ impl Links {
             _ => self.counters.malformed += 1,
         }
         let connection = self.connections.get_mut(&conn).expect("the caller has it");
-        match connection.peer {
-            Some(peer) => eprintln!("closing the link to validator {peer}: {refusal}"),
-            None => eprintln!("closing a connection on lane {}: {refusal}", connection.lane),
+        let note = match connection.peer {
+            Some(peer) => {
+                self.notes.line(format_args!("closing the link to validator {peer}: {refusal}"), now)
+            }
+            None => self
+                .notes
+                .line(format_args!("closing a connection on lane {}: {refusal}", connection.lane), now),
+        };
+        if let Some(note) = note {
+            eprintln!("{note}");
         }
         // The alert tells the other side why.
         if let Some(bytes) = connection.channel.take_tls() {

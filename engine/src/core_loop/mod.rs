@@ -8,6 +8,7 @@ mod calls;
 mod index_feed;
 mod links;
 mod log_file;
+mod notes;
 mod relay;
 mod rings;
 mod side_work;
@@ -371,7 +372,7 @@ impl CoreLoop {
     fn on_data(&mut self, conn: ConnId, data: &[u8], now: u64) {
         if self.links.owns(conn) {
             let mut events = std::mem::take(&mut self.link_events);
-            self.links.on_data(&mut self.reactor, conn, data, &mut events);
+            self.links.on_data(&mut self.reactor, conn, data, now, &mut events);
             self.take_link_events(&mut events, now);
             self.link_events = events;
             return;

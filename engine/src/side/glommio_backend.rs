@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use glommio::io::DmaFile;
 use glommio::sync::Semaphore;
-use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, executor, spawn_local_into};
+use glommio::{GlommioError, Latency, LocalExecutorBuilder, Placement, Shares, executor, spawn_local_into};
 use netio::AlignedBuf;
 
 use super::disk::{Disk, DiskFile, StdDisk, name};
@@ -128,6 +128,14 @@ async fn serve(disk: GlommioDisk, config: SideConfig, served: Vec<Served>) {
     }
 }
 
+/// The system's reason alone: whoever hands it on names the file.
+fn plain(error: GlommioError<()>) -> io::Error {
+    match error {
+        GlommioError::EnhancedIoError { source, .. } => source,
+        other => other.into(),
+    }
+}
+
 /// glommio's direct files.
 #[derive(Clone)]
 struct GlommioDisk {
@@ -140,22 +148,22 @@ impl Disk for GlommioDisk {
 
     async fn create(&self, path: &Path) -> io::Result<DmaFile> {
         let _held = self.names.acquire_permit(1).await?;
-        DmaFile::create(path).await.map_err(|error| name(error.into(), path))
+        DmaFile::create(path).await.map_err(|error| name(plain(error), path))
     }
 
     async fn open(&self, path: &Path) -> io::Result<DmaFile> {
         let _held = self.names.acquire_permit(1).await?;
-        DmaFile::open(path).await.map_err(|error| name(error.into(), path))
+        DmaFile::open(path).await.map_err(|error| name(plain(error), path))
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let _held = self.names.acquire_permit(1).await?;
-        glommio::io::rename(from, to).await.map_err(|error| name(error.into(), from))
+        glommio::io::rename(from, to).await.map_err(|error| name(plain(error), from))
     }
 
     async fn remove(&self, path: &Path) -> io::Result<()> {
         let _held = self.names.acquire_permit(1).await?;
-        glommio::io::remove(path).await.map_err(|error| name(error.into(), path))
+        glommio::io::remove(path).await.map_err(|error| name(plain(error), path))
     }
 
     async fn sync_directory(&self, directory: &Path) -> io::Result<()> {
@@ -177,7 +185,7 @@ impl DiskFile for DmaFile {
             let rest = &bytes[written..];
             let mut buf = self.alloc_dma_buffer(rest.len());
             buf.as_bytes_mut().copy_from_slice(rest);
-            match DmaFile::write_at(self, buf, offset + written as u64).await? {
+            match DmaFile::write_at(self, buf, offset + written as u64).await.map_err(plain)? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 // What lies within a sector can only be written again, with direct IO.
                 some => written = (written + some) & !(SECTOR as usize - 1),
@@ -190,7 +198,7 @@ impl DiskFile for DmaFile {
         let mut filled = at;
         while filled < into.len() {
             let wanted = into.len() - filled;
-            let read = self.read_at_aligned(offset + (filled - at) as u64, wanted).await?;
+            let read = self.read_at_aligned(offset + (filled - at) as u64, wanted).await.map_err(plain)?;
             into[filled..filled + read.len()].copy_from_slice(&read);
             filled += read.len();
             if read.is_empty() || !read.len().is_multiple_of(SECTOR as usize) {
@@ -201,10 +209,10 @@ impl DiskFile for DmaFile {
     }
 
     async fn sync(&self) -> io::Result<()> {
-        Ok(self.fdatasync().await?)
+        self.fdatasync().await.map_err(plain)
     }
 
     async fn close(self) -> io::Result<()> {
-        Ok(DmaFile::close(self).await?)
+        DmaFile::close(self).await.map_err(plain)
     }
 }
