@@ -14,9 +14,9 @@ impl FromStr for Amount {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Amount, &'static str> {
-        money::parse(text)
-            .map(Amount)
-            .ok_or("write up to 18446744073709.551615 TOP with at most six decimals, such as 12.5")
+        money::parse(text).map(Amount).ok_or(
+            "write TOP with at most six decimals, such as 12.5, and no more than 18446744073709.551615",
+        )
     }
 }
 
