@@ -94,8 +94,10 @@ pub struct Links {
     /// Before this nothing has to be dialled or closed.
     due: u64,
     counters: LinkCounters,
-    /// Of links and connections that were closed for what came.
-    notes: Notes,
+    /// Of links that were closed for what came.
+    link_notes: Notes,
+    /// Of strangers' connections that were.
+    stranger_notes: Notes,
 }
 
 impl Links {
@@ -125,7 +127,8 @@ impl Links {
             dirty: Vec::new(),
             due: 0,
             counters: LinkCounters::default(),
-            notes: Notes::default(),
+            link_notes: Notes::default(),
+            stranger_notes: Notes::default(),
         }
     }
 
@@ -327,11 +330,12 @@ impl Links {
         let connection = self.connections.get_mut(&conn).expect("the caller has it");
         let note = match connection.peer {
             Some(peer) => {
-                self.notes.line(format_args!("closing the link to validator {peer}: {refusal}"), now)
+                self.link_notes.line(format_args!("closing the link to validator {peer}: {refusal}"), now)
             }
-            None => self
-                .notes
-                .line(format_args!("closing a connection on lane {}: {refusal}", connection.lane), now),
+            None => {
+                let lane = connection.lane;
+                self.stranger_notes.line(format_args!("closing a connection on lane {lane}: {refusal}"), now)
+            }
         };
         if let Some(note) = note {
             eprintln!("{note}");

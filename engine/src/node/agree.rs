@@ -216,6 +216,8 @@ impl Core {
                 validation.unverified += 1;
             }
         }
+        // The verifier looks at them in the next turn.
+        self.again |= validation.unverified > 0;
         table.validations.push(validation);
         self.judge(slot, now);
     }

@@ -153,7 +153,8 @@ impl Core {
                 let (key, signature) = (transaction.sender().as_bytes(), transaction.signature());
                 let id = *id;
                 let subject = Subject::Submitted { slot, ticket, client, since: now };
-                self.verifier.push(key, id, signature, subject);
+                let ours = table.replica.primary() == self.shard.me;
+                self.verifier.push(key, id, signature, subject, ours);
             }
             Ok(Admission::Known) => self.calls.accepted(client),
             Err(answer) if answer.code == Code::StaleSequence && now < table.unsure_until => {
@@ -238,6 +239,8 @@ impl Core {
     /// Takes up what came while a block was being executed.
     pub(super) fn take_deferred(&mut self, slot: usize, now: u64) {
         let mut deferred = std::mem::take(&mut self.tables[slot].deferred);
+        // The verifier looks at what is added here in the next turn.
+        self.again |= !deferred.is_empty();
         for deferred in deferred.drain(..) {
             match deferred {
                 Deferred::Record(origin, record) => self.submit(slot, origin, record, now),

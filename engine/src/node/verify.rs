@@ -5,8 +5,8 @@
 //! many wait for each of them, and a flood of clients must not slow agreement.
 //!
 //! A signature alone costs ten times its share of a batch of 64. So where company is to be expected within [`HOLD`], a batch
-//! begins only when it is worth it or its first signature has waited so long. Where little comes nothing waits. And what clients
-//! sent need not be verified long before it can be proposed: until then it waits for company as well.
+//! begins only when it is worth it or its first signature has waited so long; where little comes it begins at once. And what
+//! clients sent need not be verified long before this core can propose it: until [`LEAD`] before, it waits for company as well.
 
 use std::collections::VecDeque;
 
@@ -32,7 +32,7 @@ pub const MAX_URGENT: usize = 128 * 1024;
 /// Public keys kept decompressed, per core (about 290 bytes each).
 const CACHED_KEYS: usize = 128 * 1024;
 
-/// How long a client's signature waits for company, ns.
+/// How long a client's signature waits for company, ns; longer where it can't be proposed yet.
 const HOLD: u64 = 1_000_000;
 /// The same for those of proposals, for which many wait.
 const HOLD_URGENT: u64 = 400_000;
@@ -42,7 +42,7 @@ const LEAD: u64 = 3_000_000;
 const ENOUGH: usize = 64;
 const ENOUGH_URGENT: usize = 16;
 /// Of what can't be proposed yet.
-const ENOUGH_EARLY: usize = 256;
+const ENOUGH_EARLY: usize = 128;
 
 /// A signature and what hangs on it.
 struct Waiting<S> {
@@ -66,6 +66,8 @@ struct Job<S> {
     /// Since when the first of each waits.
     urgent_since: Option<u64>,
     since: Option<u64>,
+    /// A client's waits that another validator proposes.
+    abroad: bool,
     subjects: Slab<S>,
     /// Batches that have ended, and their signatures.
     ended: (u64, u64),
@@ -124,6 +126,7 @@ impl<S> Job<S> {
             queue: VecDeque::with_capacity(MAX_WAITING.min(2 * capacity)),
             urgent_since: None,
             since: None,
+            abroad: false,
             subjects: Slab::with_capacity(2 * capacity),
             ended: (0, 0),
         }
@@ -137,17 +140,22 @@ impl<S> Job<S> {
         self.waiting() + self.batch.len()
     }
 
-    /// When the next batch begins at the latest, where something waits for one. What clients sent can be proposed from `opens_at` on.
+    /// Until when clients' have time, where this core proposes from `opens_at` on.
+    fn leisure(&self, opens_at: Option<u64>) -> u64 {
+        opens_at.filter(|_| !self.abroad).map_or(0, |at| at.saturating_sub(LEAD))
+    }
+
+    /// When the next batch begins at the latest, where something waits for one.
     fn due_at(&self, opens_at: Option<u64>) -> Option<u64> {
         let urgent = self.urgent_since.map(|since| since + HOLD_URGENT);
-        let lead = opens_at.map_or(0, |at| at.saturating_sub(LEAD));
+        let lead = self.leisure(opens_at);
         let patient = self.since.map(|since| lead.max(since + HOLD));
         urgent.into_iter().chain(patient).min().filter(|_| !self.batch.is_running())
     }
 
     /// Whether the next batch may begin.
     fn is_due(&self, hurry: bool, opens_at: Option<u64>, now: u64) -> bool {
-        let early = opens_at.is_some_and(|at| now + LEAD < at);
+        let early = now < self.leisure(opens_at);
         let enough = if early { ENOUGH_EARLY } else { ENOUGH };
         self.urgent.len() >= ENOUGH_URGENT
             || self.waiting() >= enough
@@ -163,7 +171,6 @@ impl<S> Job<S> {
     /// Returns the units that it took.
     fn step(&mut self, budget: usize, verdicts: &mut Vec<(S, bool)>) -> usize {
         if !self.batch.is_running() {
-            (self.urgent_since, self.since) = (None, None);
             while self.batch.len() < self.batch.capacity() {
                 let Some(next) = self.next() else { break };
                 let token = self.subjects.insert(next.subject) as u64;
@@ -171,6 +178,9 @@ impl<S> Job<S> {
                     .push(&next.key, next.message.as_bytes(), &next.signature, token)
                     .expect("the batch is not full");
             }
+            self.urgent_since = self.urgent_since.filter(|_| !self.urgent.is_empty());
+            self.since = self.since.filter(|_| !self.queue.is_empty());
+            self.abroad &= !self.queue.is_empty();
         }
         let (progress, spent) = self.batch.slice(budget);
         if progress == Progress::Done {
@@ -220,9 +230,10 @@ impl<S> Verifier<S> {
         }
     }
 
-    /// Adds a transaction's signature.
-    pub fn push(&mut self, key: &[u8; 32], message: Hash, signature: &Signature, subject: S) {
+    /// Adds the signature of a client's transaction, which this core proposes if it is `ours`.
+    pub fn push(&mut self, key: &[u8; 32], message: Hash, signature: &Signature, subject: S, ours: bool) {
         self.arrived += 1;
+        self.transactions.abroad |= !ours;
         self.transactions.queue.push_back(Waiting { key: *key, message, signature: *signature, subject });
     }
 
@@ -268,7 +279,7 @@ impl<S> Verifier<S> {
     }
 
     /// Does one slice of work, of votes first, and appends what is decided. Returns whether there is more to do at once; what waits for
-    /// company is due at [`poll_timeout`](Self::poll_timeout). `opens_at` is when what clients sent can be proposed, if not yet.
+    /// company is due at [`poll_timeout`](Self::poll_timeout). `opens_at` is when this core can propose, if not yet.
     pub fn step(&mut self, now: u64, opens_at: Option<u64>, verdicts: &mut Vec<(S, bool)>) -> bool {
         self.rate.note(std::mem::take(&mut self.arrived), now);
         if self.rule != Signatures::Ed25519 {
@@ -331,7 +342,7 @@ mod tests {
             if i % 3 == 0 {
                 verifier.push_urgent(&key.public(), message, &signature, i);
             } else {
-                verifier.push(&key.public(), message, &signature, i);
+                verifier.push(&key.public(), message, &signature, i, true);
             }
         }
         let mut verdicts = Vec::new();
@@ -351,7 +362,7 @@ mod tests {
             let signature = key.sign(&message);
             match urgent {
                 true => verifier.push_urgent(&key.public(), message, &signature, i),
-                false => verifier.push(&key.public(), message, &signature, i),
+                false => verifier.push(&key.public(), message, &signature, i, true),
             }
         };
         (Verifier::new(Signatures::Ed25519, Backend::best(), [1; 32], &[], 1 << 20), push)
@@ -411,6 +422,14 @@ mod tests {
         (0..ENOUGH_EARLY).for_each(|_| push(&mut verifier, 3, false));
         while verifier.step(0, opens_at, &mut verdicts) {}
         assert_eq!((verdicts.len(), verifier.poll_timeout(opens_at)), (ENOUGH_EARLY, None));
+        // What others propose does not wait for this core's time.
+        verdicts.clear();
+        push(&mut verifier, 4, false);
+        assert!(!verifier.step(0, opens_at, &mut verdicts) && verdicts.is_empty());
+        let (key, message) = (KeyPair::from_seed(&[4; 32]), dag::hash::Domain::VOTE.hash(&[]));
+        verifier.push(&key.public(), message, &key.sign(&message), 5, false);
+        while verifier.step(0, opens_at, &mut verdicts) {}
+        assert_eq!(verdicts, [(4, true), (5, true)]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub enum ThreadError {
     Panicked,
 }
 
-/// A core that ends, however that comes, ends the others.
+/// A thread that ends, however that comes, ends the others.
 struct EndOfAll(Stop);
 
 impl Drop for EndOfAll {
@@ -44,6 +44,8 @@ pub(super) fn serve_all<P: Send, E: From<ThreadError> + Send>(
 ) -> Result<(), Vec<E>> {
     let (serve, count) = (&serve, parts.len());
     thread::scope(|scope| {
+        // Also this thread's, which a panic of `ready` or `watch` would be.
+        let _end = EndOfAll(stop.clone());
         let (opened, open) = mpsc::channel();
         let begin = |(core, part): (u16, P)| {
             let (opened, end) = (opened.clone(), EndOfAll(stop.clone()));

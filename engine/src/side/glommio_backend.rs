@@ -96,13 +96,13 @@ async fn try_out(disk: &GlommioDisk, directory: &Path) -> io::Result<()> {
     let file = disk.create(&path).await?;
     let written = file.write_sectors(&zeros(SECTOR), 0).await;
     let synced = file.sync().await;
-    file.close().await?;
+    let closed = DiskFile::close(file).await;
     let file = disk.open(&path).await?;
     let read = file.read_sectors(&mut zeros(SECTOR), 0, 0).await;
-    file.close().await?;
+    let closed = closed.and(DiskFile::close(file).await);
     disk.remove(&path).await?;
-    written.and(synced)?;
-    if read? == SECTOR as usize {
+    let read = written.and(synced).and(closed).and(read).map_err(|error| name(error, &path))?;
+    if read == SECTOR as usize {
         Ok(())
     } else {
         Err(io::Error::other("a file reads shorter than it was written"))

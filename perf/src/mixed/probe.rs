@@ -155,6 +155,9 @@ impl Probe {
         let validators = validators.sum::<anyhow::Result<Duration>>()?.as_secs_f64();
         let own = network::cpu_time_of(std::process::id())?.as_secs_f64();
         let metrics: Vec<String> = self.rpc.iter().map(|rpc| metrics(*rpc)).collect::<anyhow::Result<_>>()?;
+        for text in &metrics {
+            ensure!(!values(text, COMMITTED).is_empty(), "a validator tells no numbers: {text}");
+        }
         let committed: f64 =
             metrics.iter().flat_map(|text| values(text, COMMITTED)).map(|(_, count)| count).sum();
         Ok(Spent {

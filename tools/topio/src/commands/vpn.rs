@@ -251,7 +251,7 @@ fn amount(value: u64, unit: &str) -> String {
 /// What the user can put right is a matter of usage.
 fn failure(error: VpnError) -> Failure {
     match error {
-        VpnError::Io(..) | VpnError::Host { .. } => Failure::failed(error),
+        VpnError::Io(..) | VpnError::Host { .. } | VpnError::Thread(_) => Failure::failed(error),
         _ => Failure::usage(error),
     }
 }
