@@ -216,8 +216,6 @@ impl Core {
                 validation.unverified += 1;
             }
         }
-        // The verifier looks at them in the next turn.
-        self.again |= validation.unverified > 0;
         table.validations.push(validation);
         self.judge(slot, now);
     }

@@ -239,8 +239,6 @@ impl Core {
     /// Takes up what came while a block was being executed.
     pub(super) fn take_deferred(&mut self, slot: usize, now: u64) {
         let mut deferred = std::mem::take(&mut self.tables[slot].deferred);
-        // The verifier looks at what is added here in the next turn.
-        self.again |= !deferred.is_empty();
         for deferred in deferred.drain(..) {
             match deferred {
                 Deferred::Record(origin, record) => self.submit(slot, origin, record, now),

@@ -341,8 +341,9 @@ impl Core {
         self.clients.flush(|client, bytes| self.effects.push_back(Effect::ToClient(client, bytes)));
         let (count, since) = std::mem::take(&mut self.replies);
         self.meters.stage(Stage::Reply, since, now, count);
-        // What was committed in this stage is executed in the next turn, and a view that began has something to propose.
-        released || std::mem::take(&mut self.again)
+        // What was committed in this stage is executed in the next turn, and a view that began has something to propose. Signatures that
+        // came after the first stage are looked at then, too.
+        released || std::mem::take(&mut self.again) || self.verifier.has_arrivals()
     }
 
     /// The next thing to do outside.

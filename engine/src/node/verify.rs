@@ -153,11 +153,12 @@ impl<S> Job<S> {
         urgent.into_iter().chain(patient).min().filter(|_| !self.batch.is_running())
     }
 
-    /// Whether the next batch may begin.
-    fn is_due(&self, hurry: bool, opens_at: Option<u64>, now: u64) -> bool {
+    /// Whether a batch is in work, or the next one may begin.
+    fn is_ready(&self, hurry: bool, opens_at: Option<u64>, now: u64) -> bool {
         let early = now < self.leisure(opens_at);
         let enough = if early { ENOUGH_EARLY } else { ENOUGH };
-        self.urgent.len() >= ENOUGH_URGENT
+        self.batch.is_running()
+            || self.urgent.len() >= ENOUGH_URGENT
             || self.waiting() >= enough
             || hurry && (self.urgent_since.is_some() || self.since.is_some() && !early)
             || self.due_at(opens_at).is_some_and(|at| at <= now)
@@ -268,6 +269,11 @@ impl<S> Verifier<S> {
         self.urgent() >= MAX_URGENT
     }
 
+    /// Whether transactions' signatures have come since the last [`step`](Self::step), which gives them their time.
+    pub fn has_arrivals(&self) -> bool {
+        self.arrived > 0
+    }
+
     /// Batches of transactions so far, and signatures in them.
     pub fn verified(&self) -> (u64, u64) {
         self.transactions.ended
@@ -300,9 +306,9 @@ impl<S> Verifier<S> {
             budget = budget.saturating_sub(self.doubtful.step(budget, verdicts));
         }
         let mut more = self.votes.len() + self.doubtful.len() > 0;
-        if self.transactions.batch.is_running() || self.transactions.is_due(hurry, opens_at, now) {
+        if self.transactions.is_ready(hurry, opens_at, now) {
             self.transactions.step(budget, verdicts);
-            more |= self.transactions.batch.is_running() || self.transactions.is_due(hurry, opens_at, now);
+            more |= self.transactions.is_ready(hurry, opens_at, now);
         }
         more
     }

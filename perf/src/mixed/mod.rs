@@ -101,7 +101,7 @@ struct Measured {
     peak: f64,
     /// Without any load.
     idle: Pings,
-    /// 80 % of it.
+    /// 80 % of the peak.
     offered: f64,
     /// At this rate.
     loaded: Pings,
