@@ -1,4 +1,5 @@
-//! `perf burst`: what a relayed packet costs past the kernel, beside our own sockets; and what is left of the rate under overload.
+//! `perf burst`: what a relayed packet costs past the kernel, beside our own sockets and coturn; and what is left of the rate under
+//! overload.
 //!
 //! ```text
 //! load ──── veth ──── relay      each end with its own core: its process, and the kernel's thread that takes in its packets
@@ -6,7 +7,7 @@
 //!
 //! Clients hold an allocation and a channel each, and keep a few 200-byte packets on their way: to the relay, to one peer, back to the
 //! relay, back to the client. Neighbouring packets are of different clients, so offload joins nothing and each is paid for.
-//! The load is the same for both sides: one AF_XDP socket that sends back what it gets. Counted is the processor time of the relay's process
+//! The load is the same for all sides: one AF_XDP socket that sends back what it gets. Counted is the processor time of the relay's process
 //! and of the kernel's thread that takes in its packets. The sides take turns; the figure is the median of the rounds' ratios.
 //!
 //! Under overload, clients send to the peer at 1, 2 and 5 times what a core carried before in a second of its time, with nothing
@@ -27,14 +28,21 @@ use crate::{
     figure::{self, Figure, Goal, columns, median, number},
     progress::Progress,
     report::Machine,
+    turn::coturn_version,
 };
 use load::Load;
-use place::{LOAD, PORT, Place, RELAY, Relay};
+use place::{LOAD, PORT, Place, RELAY, Relay, Side};
 
 pub use place::serve;
 
 const BYPASS: Goal =
     Goal { what: "packets per CPU second on AF_XDP, against sockets", unit: "×", required: 1.5, aim: 3.0 };
+const COTURN: Goal = Goal {
+    what: "packets per CPU second on AF_XDP, one by one, against coturn",
+    unit: "×",
+    required: 3.0,
+    aim: 8.0,
+};
 const KEPT: [(f64, Goal); 3] = [
     (1.0, kept("delivered at 1 × capacity on AF_XDP, of the peak")),
     (2.0, kept("delivered at 2 × capacity on AF_XDP, of the peak")),
@@ -53,7 +61,7 @@ Examples:
   perf burst --clients 256 --rounds 9
   perf burst --json | jq '.figures[] | {what, value}'
 
-Takes root, iproute2, ethtool and a kernel with XDP in its veth driver.";
+It installs coturn by apt-get where that is missing. Takes root, iproute2, ethtool and a kernel with XDP in its veth driver.";
 
 /// Arguments of `perf burst`.
 #[derive(Clone, Debug, clap::Args)]
@@ -85,6 +93,7 @@ pub struct Facts {
     figures: Vec<Figure>,
     rows: Vec<Row>,
     overload: Vec<Overload>,
+    coturn: String,
     clients: u16,
     bytes: u16,
     machine: Machine,
@@ -114,19 +123,10 @@ struct Overload {
     of_peak: f64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Bypass,
-    Sockets,
-}
-
-impl Side {
-    fn name(self) -> &'static str {
-        match self {
-            Side::Bypass => "AF_XDP",
-            Side::Sockets => "sockets",
-        }
-    }
+/// What one round gave.
+struct Exchanged {
+    packets_per_second: f64,
+    per_cpu_second: f64,
 }
 
 struct Bench<'a> {
@@ -137,7 +137,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn start(&self, side: Side) -> anyhow::Result<(Relay, Load)> {
         let Arguments { core, clients, bytes, .. } = *self.arguments;
-        let relay = self.place.start(side == Side::Bypass, (core, core + 1))?;
+        let relay = self.place.start(side, (core, core + 1))?;
         let device = self.place.load_device();
         let load = Load::new(&device, LOAD, (RELAY, PORT).into(), (clients, bytes))?;
         // Its own program has started a new thread at this end.
@@ -145,8 +145,7 @@ impl Bench<'_> {
         Ok((relay, load))
     }
 
-    /// Packets a second, and for each second of processor time.
-    fn exchange(&self, side: Side) -> anyhow::Result<(f64, f64)> {
+    fn exchange(&self, side: Side) -> anyhow::Result<Exchanged> {
         let (relay, mut load) = self.start(side)?;
         let window = usize::from(self.arguments.window);
         load.exchange(window, Instant::now() + WARM_UP)?;
@@ -156,7 +155,7 @@ impl Bench<'_> {
         let relayed = load.exchange(window, start + length)? as f64;
         let (seconds, cpu) = (start.elapsed().as_secs_f64(), (relay.cpu_time()? - cpu).as_secs_f64());
         ensure!(relayed > 1000.0, "next to nothing was relayed");
-        Ok((relayed / seconds, relayed / cpu))
+        Ok(Exchanged { packets_per_second: relayed / seconds, per_cpu_second: relayed / cpu })
     }
 
     fn overload(&self, side: Side, capacity: f64) -> anyhow::Result<Vec<Overload>> {
@@ -188,47 +187,50 @@ impl Bench<'_> {
 /// # Errors
 /// There is no AF_XDP on a veth device here, or the relay does not work.
 pub fn run(arguments: &Arguments) -> anyhow::Result<Facts> {
+    let coturn = coturn_version()?;
     let bench = Bench { arguments, place: Place::new()? };
     core_affinity::set_for_current(core_affinity::CoreId { id: arguments.core + 1 });
     bench.place.enter()?;
-    let progress = Progress::new(u64::from(arguments.rounds) * 2 + 2);
-    let (mut bypass, mut sockets) = (Vec::new(), Vec::new());
-    for round in 0..arguments.rounds {
-        let order =
-            if round % 2 == 0 { [Side::Bypass, Side::Sockets] } else { [Side::Sockets, Side::Bypass] };
-        for side in order {
-            progress.note(format!("round {}: {}", round + 1, side.name()));
-            let result = bench.exchange(side)?;
-            match side {
-                Side::Bypass => bypass.push(result),
-                Side::Sockets => sockets.push(result),
-            }
+    let progress = Progress::new(u64::from(arguments.rounds) * 3 + 2);
+    let sides = [Side::Bypass, Side::Sockets, Side::Coturn];
+    let mut results = sides.map(|_| Vec::new());
+    for round in 0..arguments.rounds as usize {
+        // Who begins changes, so that none always has the warmer or the cooler machine.
+        for place in (0..sides.len()).map(|index| (index + round) % sides.len()) {
+            progress.note(format!("round {}: {}", round + 1, sides[place].name()));
+            results[place].push(bench.exchange(sides[place])?);
             progress.step();
         }
     }
-    let row = |side: Side, rounds: &[(f64, f64)]| Row {
-        side: side.name(),
-        packets_per_second: median(rounds.iter().map(|round| round.0)),
-        per_cpu_second: median(rounds.iter().map(|round| round.1)),
+    let rows: Vec<Row> = sides.iter().zip(&results).map(|(side, rounds)| row(*side, rounds)).collect();
+    let [bypass, sockets, theirs] = &results;
+    let over = |others: &[Exchanged]| {
+        median(bypass.iter().zip(others).map(|(bypass, other)| bypass.per_cpu_second / other.per_cpu_second))
     };
-    let rows = vec![row(Side::Bypass, &bypass), row(Side::Sockets, &sockets)];
-    let ratio = median(bypass.iter().zip(&sockets).map(|(bypass, sockets)| bypass.1 / sockets.1));
+    let mut figures = vec![BYPASS.judge(over(sockets)), COTURN.judge(over(theirs))];
     let mut overload = Vec::new();
     for (side, row) in [Side::Bypass, Side::Sockets].into_iter().zip(&rows) {
         progress.note(format!("overload: {}", side.name()));
         overload.extend(bench.overload(side, row.per_cpu_second)?);
         progress.step();
     }
-    let mut figures = vec![BYPASS.judge(ratio)];
     figures.extend(KEPT.iter().zip(&overload).map(|((_, goal), one)| goal.judge(one.of_peak)));
     let Arguments { clients, bytes, .. } = *arguments;
-    Ok(Facts { figures, rows, overload, clients, bytes, machine: Machine::read() })
+    Ok(Facts { figures, rows, overload, coturn, clients, bytes, machine: Machine::read() })
+}
+
+fn row(side: Side, rounds: &[Exchanged]) -> Row {
+    Row {
+        side: side.name(),
+        packets_per_second: median(rounds.iter().map(|round| round.packets_per_second)),
+        per_cpu_second: median(rounds.iter().map(|round| round.per_cpu_second)),
+    }
 }
 
 impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.machine)?;
-        writeln!(f, "{} clients, {} bytes, one by one\n", self.clients, self.bytes)?;
+        writeln!(f, "{} clients, {} bytes, one by one, coturn {}\n", self.clients, self.bytes, self.coturn)?;
         let header = ["", "packets/s", "per CPU s"].map(String::from).to_vec();
         let each = self
             .rows

@@ -20,7 +20,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::{
     netns::Namespace,
     network::{cpu_time_of, stop_with_parent},
-    turn::{PASSWORD, USER},
+    turn::{PASSWORD, USER, coturn},
 };
 
 /// The relay's address.
@@ -32,6 +32,28 @@ pub const PORT: u16 = 3478;
 /// What its namespaces are named after.
 const ROLE: &str = "perf-burst-";
 const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// Who relays.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Ours, past the kernel.
+    Bypass,
+    /// Ours, on the kernel's sockets.
+    Sockets,
+    /// coturn, on the kernel's sockets.
+    Coturn,
+}
+
+impl Side {
+    /// In tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Bypass => "AF_XDP",
+            Side::Sockets => "sockets",
+            Side::Coturn => "coturn",
+        }
+    }
+}
 
 /// The namespaces.
 pub struct Place {
@@ -94,40 +116,49 @@ impl Place {
         Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
     }
 
-    /// Starts the relay on a core; packets of both ends are handled on their cores from now on.
+    /// Starts a relay on a core; packets of both ends are handled on their cores from now on.
     ///
     /// # Errors
     /// It does not start.
-    pub fn start(&self, af_xdp: bool, (relay_core, load_core): (usize, usize)) -> anyhow::Result<Relay> {
+    pub fn start(&self, side: Side, (relay_core, load_core): (usize, usize)) -> anyhow::Result<Relay> {
         let near = self.device('r');
-        let io = if af_xdp { format!("io = 'af_xdp'\ninterface = '{near}'\n") } else { String::new() };
-        let config = format!(
-            "listen = ['{RELAY}:{PORT}']\nrelay = ['{RELAY}']\nallow_peers = ['{LOAD}/32']\ntcp = false\n{io}\
-             max_allocations_per_user = 10_000\n[users]\n{USER} = '{PASSWORD}'\n"
-        );
-        let program = std::env::current_exe().context("this program's own file is not to be found")?;
         let mut command = self.relay.command("taskset");
-        command.args(["-c", &relay_core.to_string()]).arg(program).args([
-            "burst-server",
-            "--config",
-            &config,
-        ]);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let (said, lines) = channel();
-        let stderr = BufReader::new(child.stderr.take().context("piped")?);
-        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| said.send(line)));
-        let (told, reports) = channel();
-        let stdout = BufReader::new(child.stdout.take().context("piped")?);
-        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| told.send(line)));
-        let mut relay = Relay { child, reports, threads: Vec::new() };
-        wait_ready(&lines, af_xdp)?;
+        command.args(["-c", &relay_core.to_string()]).stdin(Stdio::piped());
+        let mut relay = match side {
+            Side::Coturn => {
+                command.args(coturn((RELAY, PORT).into())).stdout(Stdio::null()).stderr(Stdio::null());
+                Relay { child: command.spawn()?, reports: channel().1, threads: Vec::new() }
+            }
+            Side::Bypass => start_ours(command, Some(&near))?,
+            Side::Sockets => start_ours(command, None)?,
+        };
         thread::sleep(Duration::from_millis(50)); // threads of NAPI start when the program is attached
         relay.threads = napi_threads(&near)?;
         pin(&relay.threads, relay_core)?;
         pin(&napi_threads(&self.load_device())?, load_core)?;
         Ok(relay)
     }
+}
+
+/// Starts our relay, past the kernel on `bypass`.
+fn start_ours(mut command: Command, bypass: Option<&str>) -> anyhow::Result<Relay> {
+    let io = bypass.map_or(String::new(), |device| format!("io = 'af_xdp'\ninterface = '{device}'\n"));
+    let config = format!(
+        "listen = ['{RELAY}:{PORT}']\nrelay = ['{RELAY}']\nallow_peers = ['{LOAD}/32']\ntcp = false\n{io}\
+         max_allocations_per_user = 10_000\n[users]\n{USER} = '{PASSWORD}'\n"
+    );
+    let program = std::env::current_exe().context("this program's own file is not to be found")?;
+    command.arg(program).args(["burst-server", "--config", &config]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let (said, lines) = channel();
+    let stderr = BufReader::new(child.stderr.take().context("piped")?);
+    thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| said.send(line)));
+    let (told, reports) = channel();
+    let stdout = BufReader::new(child.stdout.take().context("piped")?);
+    thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| told.send(line)));
+    let relay = Relay { child, reports, threads: Vec::new() };
+    wait_ready(&lines, bypass.is_some())?;
+    Ok(relay)
 }
 
 fn wait_ready(lines: &Receiver<String>, af_xdp: bool) -> anyhow::Result<()> {

@@ -26,6 +26,7 @@ use load::{Load, Round};
 use servers::Side;
 
 pub use servers::{PASSWORD, USER, serve};
+pub(crate) use servers::{coturn, coturn_version};
 pub(crate) use session::{LOST_AFTER, Line, channel_data, open_channel};
 
 const TRAINS: Goal =
@@ -97,7 +98,7 @@ struct Row {
 /// A server can't be started, or does not relay.
 pub fn run(arguments: &Arguments) -> anyhow::Result<Facts> {
     let Arguments { clients, train, bytes, rounds, milliseconds, core } = *arguments;
-    let coturn = servers::coturn_version()?;
+    let coturn = coturn_version()?;
     let progress = Progress::new(u64::from(rounds) * 4);
     core_affinity::set_for_current(core_affinity::CoreId { id: core + 1 });
     let mut facts =

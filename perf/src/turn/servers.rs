@@ -54,6 +54,20 @@ pub fn coturn_version() -> anyhow::Result<String> {
     Ok(text.lines().last().unwrap_or("of unknown version").trim().trim_start_matches("Version ").to_owned())
 }
 
+/// The command line of coturn with one relay thread, at an address.
+pub(crate) fn coturn(address: SocketAddr) -> Vec<String> {
+    let (ip, port, (first, last)) = (address.ip(), address.port(), PORTS);
+    format!(
+        "turnserver -n --no-cli --no-tls --no-dtls --no-tcp --lt-cred-mech --realm=top --allow-loopback-peers \
+         --relay-threads=1 --log-file=stdout --no-software-attribute --simple-log --pidfile=/dev/null \
+         --user={USER}:{PASSWORD} --listening-ip={ip} --listening-port={port} --relay-ip={ip} \
+         --min-port={first} --max-port={last}"
+    )
+    .split(' ')
+    .map(str::to_owned)
+    .collect()
+}
+
 /// Runs our server until standard input is closed: what `perf turn-server` does.
 ///
 /// # Errors
@@ -90,16 +104,7 @@ pub fn start(side: Side, core: usize) -> anyhow::Result<Server> {
             command.arg(program).arg("turn-server").arg("--port").arg(address.port().to_string());
         }
         Side::Coturn => {
-            command
-                .args(["turnserver", "-n", "--no-cli", "--no-tls", "--no-dtls", "--no-tcp", "--lt-cred-mech"])
-                .args(["--realm=top", "--allow-loopback-peers", "--relay-threads=1", "--log-file=stdout"])
-                .args(["--no-software-attribute", "--simple-log", "--pidfile=/dev/null"])
-                .arg(format!("--user={USER}:{PASSWORD}"))
-                .arg(format!("--listening-ip={}", address.ip()))
-                .arg(format!("--listening-port={}", address.port()))
-                .arg(format!("--relay-ip={}", address.ip()))
-                .arg(format!("--min-port={}", PORTS.0))
-                .arg(format!("--max-port={}", PORTS.1));
+            command.args(coturn(address));
         }
     }
     let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
