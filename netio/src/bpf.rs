@@ -1,4 +1,4 @@
-//! The little of bpf(2) that steering takes: assembling a program, loading it, maps of sockets, ports and networks, and a link.
+//! The little of bpf(2) that steering takes: assembling a program, loading it, its maps, and a link.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -7,12 +7,17 @@ const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_PROG_LOAD: libc::c_int = 5;
+#[cfg(test)]
+const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_MAP_TYPE_HASH: u32 = 1;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_LPM_TRIE: u32 = 11;
 const BPF_MAP_TYPE_XSKMAP: u32 = 17;
 /// Memory as entries come; the only way for a trie.
 const BPF_F_NO_PREALLOC: u32 = 1;
+/// Memory that a process can map (Linux 5.5).
+const BPF_F_MMAPABLE: u32 = 1 << 10;
 /// Attach type of a link to an interface.
 const BPF_XDP: u32 = 37;
 /// In the driver, before the kernel makes its own buffers; never the generic mode, which costs more than sockets.
@@ -20,6 +25,12 @@ const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 
 /// Helper: R0 = the value that map R1 has for the key at R2, or null.
 pub(super) const MAP_LOOKUP_ELEM: u32 = 1;
+/// Helper: R0 = ns on `CLOCK_MONOTONIC`.
+pub(super) const KTIME_GET_NS: u32 = 5;
+/// Helper: moves the first byte of frame R1 by R2 bytes; R0 is negative when there is no room. Pointers into the frame are void then.
+pub(super) const XDP_ADJUST_HEAD: u32 = 44;
+/// Helper: R0 = bytes of frame R1 (Linux 5.18).
+pub(super) const XDP_GET_BUFF_LEN: u32 = 188;
 /// Helper: copies R4 bytes of packet R1 from offset R2 on to R3; R0 is negative when there are fewer.
 pub(super) const SKB_LOAD_BYTES: u32 = 26;
 
@@ -44,6 +55,8 @@ pub(super) const R4: Reg = Reg(4);
 pub(super) const R5: Reg = Reg(5);
 pub(super) const R6: Reg = Reg(6);
 pub(super) const R7: Reg = Reg(7);
+pub(super) const R8: Reg = Reg(8);
+pub(super) const R9: Reg = Reg(9);
 /// The end of the stack, which grows down.
 pub(super) const R10: Reg = Reg(10);
 
@@ -53,6 +66,7 @@ pub(super) enum Size {
     Byte = 0x10,
     Half = 0x08,
     Word = 0x00,
+    Double = 0x18,
 }
 
 /// Conditions of jumps.
@@ -107,6 +121,31 @@ impl Assembler {
         self.emit(0x07, to, R0, 0, value);
     }
 
+    pub(super) fn add_register(&mut self, to: Reg, from: Reg) {
+        self.emit(0x0f, to, from, 0, 0);
+    }
+
+    pub(super) fn xor(&mut self, to: Reg, value: u32) {
+        self.emit(0xa7, to, R0, 0, value);
+    }
+
+    pub(super) fn or_register(&mut self, to: Reg, from: Reg) {
+        self.emit(0x4f, to, from, 0, 0);
+    }
+
+    pub(super) fn shift_left(&mut self, to: Reg, bits: u32) {
+        self.emit(0x67, to, R0, 0, bits);
+    }
+
+    pub(super) fn shift_right(&mut self, to: Reg, bits: u32) {
+        self.emit(0x77, to, R0, 0, bits);
+    }
+
+    /// Adds 64 bits in memory, as one step for all processors.
+    pub(super) fn add_atomic(&mut self, to: Reg, offset: i16, from: Reg) {
+        self.emit(0xdb, to, from, offset, 0);
+    }
+
     pub(super) fn and(&mut self, to: Reg, value: u32) {
         self.emit(0x57, to, R0, 0, value);
     }
@@ -115,18 +154,19 @@ impl Assembler {
         self.emit(0x97, to, R0, 0, value);
     }
 
-    /// Turns 16 bits in network order into a number.
-    pub(super) fn swap_to_host_16(&mut self, register: Reg) {
+    /// Turns 16 bits in network order into a number, or back.
+    pub(super) fn swap_16(&mut self, register: Reg) {
         self.emit(0xdc, register, R0, 0, 16);
+        self.and(register, 0xffff); // so that the kernel's verifier knows it as well
     }
 
     pub(super) fn load(&mut self, size: Size, to: Reg, from: Reg, offset: i16) {
         self.emit(0x61 | size as u8, to, from, offset, 0);
     }
 
-    /// Stores the lower 32 bits of `from`.
-    pub(super) fn store(&mut self, to: Reg, offset: i16, from: Reg) {
-        self.emit(0x63, to, from, offset, 0);
+    /// Stores the lower bits of `from`.
+    pub(super) fn store(&mut self, size: Size, to: Reg, offset: i16, from: Reg) {
+        self.emit(0x63 | size as u8, to, from, offset, 0);
     }
 
     /// The map behind a descriptor.
@@ -157,6 +197,18 @@ impl Assembler {
     pub(super) fn jump_if_greater(&mut self, register: Reg, than: Reg, to: Label) {
         self.jumps.push((self.code.len(), to));
         self.emit(0x2d, register, than, 0, 0);
+    }
+
+    /// Jumps when two registers are equal.
+    pub(super) fn jump_if_same(&mut self, register: Reg, other: Reg, to: Label) {
+        self.jumps.push((self.code.len(), to));
+        self.emit(0x1d, register, other, 0, 0);
+    }
+
+    /// Jumps when two registers differ.
+    pub(super) fn jump_if_other(&mut self, register: Reg, other: Reg, to: Label) {
+        self.jumps.push((self.code.len(), to));
+        self.emit(0x5d, register, other, 0, 0);
     }
 
     pub(super) fn call(&mut self, helper: u32) {
@@ -219,26 +271,35 @@ fn descriptor(of: BorrowedFd<'_>) -> u32 {
 
 /// A map from receive queues to AF_XDP sockets.
 pub(super) fn socket_map(queues: u32) -> io::Result<OwnedFd> {
-    map(BPF_MAP_TYPE_XSKMAP, 4, queues, 0)
+    map(BPF_MAP_TYPE_XSKMAP, (4, 4), queues, 0)
 }
 
 /// A map of `entries` numbers, all zero.
 pub(super) fn array(entries: u32) -> io::Result<OwnedFd> {
-    map(BPF_MAP_TYPE_ARRAY, 4, entries, 0)
+    map(BPF_MAP_TYPE_ARRAY, (4, 4), entries, 0)
+}
+
+/// A map of `entries` values of `bytes` bytes (a multiple of 8), all zero, which a process can map into its memory.
+pub(super) fn shared_array(bytes: u32, entries: u32) -> io::Result<OwnedFd> {
+    map(BPF_MAP_TYPE_ARRAY, (4, bytes), entries, BPF_F_MMAPABLE)
+}
+
+/// A map from keys of `key_bytes` bytes to numbers.
+pub(super) fn hash(key_bytes: u32, entries: u32) -> io::Result<OwnedFd> {
+    map(BPF_MAP_TYPE_HASH, (key_bytes, 4), entries, 0)
 }
 
 /// A map from networks to numbers, which finds the longest that an address is in. Keys: the prefix's length in bits, and an address of
 /// `address_bytes` bytes.
 pub(super) fn networks(address_bytes: u32, entries: u32) -> io::Result<OwnedFd> {
-    map(BPF_MAP_TYPE_LPM_TRIE, 4 + address_bytes, entries, BPF_F_NO_PREALLOC)
+    map(BPF_MAP_TYPE_LPM_TRIE, (4 + address_bytes, 4), entries, BPF_F_NO_PREALLOC)
 }
 
-/// A map whose values have 4 bytes.
-fn map(kind: u32, key_bytes: u32, entries: u32, flags: u32) -> io::Result<OwnedFd> {
+fn map(kind: u32, (key_bytes, value_bytes): (u32, u32), entries: u32, flags: u32) -> io::Result<OwnedFd> {
     let mut attributes = Attributes::default();
     attributes.put_u32(0, kind);
     attributes.put_u32(4, key_bytes);
-    attributes.put_u32(8, 4); // size of a value
+    attributes.put_u32(8, value_bytes);
     attributes.put_u32(12, entries);
     attributes.put_u32(16, flags);
     // SAFETY: no pointers.
@@ -294,6 +355,25 @@ pub(super) fn load(kind: Kind, code: &[u64]) -> io::Result<OwnedFd> {
     attributes.put_u64(16, license.as_ptr() as u64);
     // SAFETY: `code` has as many instructions as said, the licence ends with zero, and both live through the call.
     unsafe { bpf(BPF_PROG_LOAD, &mut attributes) }.map(owned)
+}
+
+/// Runs a program on one frame. Returns its verdict, and leaves in `frame` what the frame is then.
+#[cfg(test)]
+pub(super) fn run_once(program: BorrowedFd<'_>, frame: &mut Vec<u8>) -> io::Result<u32> {
+    let mut out = vec![0u8; frame.len() + 256];
+    let mut attributes = Attributes::default();
+    attributes.put_u32(0, descriptor(program));
+    attributes.put_u32(8, u32::try_from(frame.len()).expect("short"));
+    attributes.put_u32(12, u32::try_from(out.len()).expect("short"));
+    attributes.put_u64(16, frame.as_ptr() as u64);
+    attributes.put_u64(24, out.as_mut_ptr() as u64);
+    attributes.put_u32(32, 1); // once
+    // SAFETY: both buffers are as long as said, and live through the call.
+    unsafe { bpf(BPF_PROG_TEST_RUN, &mut attributes) }?;
+    let [verdict, out_len] = [0, 1].map(|word| u32::try_from(attributes.0[word] >> 32).expect("shifted"));
+    out.truncate(out_len as usize);
+    *frame = out;
+    Ok(verdict)
 }
 
 /// Runs a program for every frame that an interface receives, for as long as the link is open: when the process ends, however

@@ -6,9 +6,10 @@ use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use netio::xdp::{Flow, Steering, XdpDatagram, XdpSocket};
+use netio::xdp::{Carried, Channel, Flow, Renewed, Shortcut, Steering, XdpDatagram, XdpSocket};
 
 const RELAY: &str = "10.77.0.1";
 const PEER: &str = "10.77.0.2";
@@ -27,7 +28,9 @@ fn ip(arguments: &str) -> bool {
 impl Place {
     /// `None` where namespaces can't be made.
     fn new(queues: u32) -> Option<Place> {
-        let names = ["relay", "peer"].map(|role| format!("xdp-{role}-{}-{queues}", std::process::id()));
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let names = ["relay", "peer"].map(|role| format!("xdp-{role}-{}-{number}", std::process::id()));
         let place = Place { names };
         let [relay, peer] = &place.names;
         let made = ip(&format!("netns add {relay}"))
@@ -79,6 +82,7 @@ fn flows(ports: std::ops::RangeInclusive<u16>, core: Option<u16>) -> Vec<Flow> {
         ports: ports.clone(),
         core,
         opened_only: false,
+        channels: false,
     };
     vec![flow(RELAY), flow(RELAY_V6)]
 }
@@ -283,6 +287,104 @@ fn an_interface_that_is_down_leaves_nothing_pending() {
     // The one that was left leaves now.
     assert_eq!(peer.recv_from(&mut [0; 4]).unwrap().0, 1);
     assert!((0..50).any(|_| exchange(&mut socket) == 0), "never past the kernel again");
+}
+
+/// What the kernel sends to find a neighbour.
+const QUESTION: &[u8] = b"who are you?";
+
+/// Sends a datagram until it leaves past the kernel: once the kernel knows the neighbour.
+fn send_past(socket: &mut XdpSocket, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+    let kernel = UdpSocket::bind(from).expect("the system does it");
+    for _ in 0..50 {
+        let mut packet = socket.take().expect("the system does it");
+        packet.fill(bytes);
+        let mut queue = VecDeque::from([XdpDatagram { packet, peer: to, local: from }]);
+        let mut rest = Vec::new();
+        socket.send_burst(&mut queue, &mut rest).expect("the system does it");
+        if rest.is_empty() {
+            return;
+        }
+        kernel.send_to(QUESTION, to).expect("the system does it");
+        std::thread::sleep(Duration::from_millis(120));
+    }
+    panic!("never past the kernel");
+}
+
+#[test]
+fn shortcuts_are_taken_in_the_driver() {
+    let Some(place) = Place::new(1) else { return };
+    let served = |addresses: [&str; 2], ports: std::ops::RangeInclusive<u16>, channels| {
+        addresses.map(|address| Flow {
+            address: address.parse().unwrap(),
+            ports: ports.clone(),
+            core: None,
+            opened_only: false,
+            channels,
+        })
+    };
+    let relays = [RELAY, RELAY_V6];
+    let flows = [served(relays, 3478..=3478, true), served(relays, 40_000..=40_000, false)].concat();
+    place.enter(0);
+    let steering = Steering::attach("veth", &flows, 1).unwrap();
+    let mut socket = XdpSocket::open(&steering, 0).unwrap().unwrap();
+    assert!(!socket.can_shorten(), "the other end takes no frames yet");
+    place.enter(1);
+    let far_end = Steering::attach("veth", &served([PEER, PEER_V6], 5000..=6000, false), 1).unwrap();
+    let mut peers = XdpSocket::open(&far_end, 0).unwrap().unwrap();
+    place.enter(0);
+    std::thread::sleep(Duration::from_millis(1100)); // it asks once a second
+    assert!(socket.can_shorten());
+
+    for (relay, peer) in [(RELAY, PEER), (RELAY_V6, PEER_V6)] {
+        let at = |address: &str, port| SocketAddr::new(address.parse().unwrap(), port);
+        let (listener, relayed) = (at(relay, 3478), at(relay, 40_000));
+        let (client, to) = (at(peer, 5000), at(peer, 6000));
+        let channel = Channel::Off(0x4001);
+        let there = Shortcut { from: client, at: listener, out: relayed, to, channel };
+        let channel = Channel::On(0x4001);
+        let back = Shortcut { from: to, at: relayed, out: listener, to: client, channel };
+        let minute = Duration::from_secs(60);
+        assert_eq!(socket.shorten(&there, minute), None, "a next hop that is not known");
+        send_past(&mut socket, relayed, to, b"hello");
+        assert_eq!(&*receive(&mut peers, 1).pop().unwrap().packet, b"hello");
+        let ids = [there, back].map(|shortcut| {
+            let (id, length) = socket.shorten(&shortcut, minute).expect("the next hop is known");
+            assert!(length <= Duration::from_secs(2), "{length:?}");
+            id
+        });
+
+        place.enter(1);
+        for (from, to, bytes, expected) in [
+            (client, listener, &b"\x40\x01\0\x04ping"[..], (relayed, to, &b"ping"[..])),
+            (to, relayed, b"pong", (listener, client, b"\x40\x01\0\x04pong")),
+        ] {
+            send_past(&mut peers, from, to, bytes);
+            let received = receive(&mut peers, 1);
+            let got: Vec<_> =
+                received.iter().map(|datagram| (datagram.peer, datagram.local, &*datagram.packet)).collect();
+            assert_eq!(got, [expected]);
+        }
+        place.enter(0);
+        let mut here = Vec::new();
+        socket.recv_burst(&mut here, 64).unwrap();
+        assert!(here.iter().all(|datagram| &*datagram.packet == QUESTION), "what took the shortcut was here");
+        for id in &ids {
+            assert_eq!(socket.take_carried(id), Carried { packets: 1, bytes: 4 });
+        }
+        let (there, back) = ids.into();
+        assert!(matches!(socket.renew_shortcut(&there, minute), Renewed::For(_)));
+        // Nobody has asked for the next hop for longer than it is sure.
+        std::thread::sleep(Duration::from_millis(2100));
+        assert_eq!(socket.renew_shortcut(&there, minute), Renewed::NotNow);
+        place.enter(1);
+        send_past(&mut peers, client, listener, b"\x40\x01\0\x04ping");
+        place.enter(0);
+        let came = receive(&mut socket, 1);
+        assert_eq!(came.last().unwrap().peer, client, "the lease is over");
+        assert_eq!(socket.close_shortcut(there), Carried::default());
+        assert_eq!(socket.close_shortcut(back), Carried::default());
+    }
+    assert_eq!(socket.counters().carried, 4);
 }
 
 #[test]

@@ -107,7 +107,7 @@ fn copy_bytes(code: &mut Assembler, from: u32, (place, len): (i16, u32), missing
 fn look_up(code: &mut Assembler, map: &OwnedFd, (offset, len): (u32, i16), unknown: bpf::Label) {
     copy_bytes(code, offset, (-len, u32::from(len.cast_unsigned())), unknown);
     code.set(R0, 8 * u32::from(len.cast_unsigned()));
-    code.store(R10, -len - 4, R0);
+    code.store(Size::Word, R10, -len - 4, R0);
     code.copy(R2, R10);
     code.add(R2, i32::from(-len - 4).cast_unsigned());
     code.load_map(R1, map.as_fd());

@@ -10,30 +10,40 @@
 //! known neighbour, longer than the path, not in a frame) leaves through them. So the kernel resolves neighbours and routes; we look
 //! them up.
 //!
+//! A flow that needs no more than other headers can take a [`Shortcut`]: then the program passes it on by itself.
+//!
 //! What is steered passes no firewall rules of the kernel's, and is not seen by its packet counters.
 
 mod frame;
 mod interface;
+mod netlink;
 mod program;
 mod queue;
+mod rewrite;
 mod ring;
 mod route;
+mod shortcut;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::bpf;
 use crate::packet::{Packet, PacketPool};
 use interface::Interface;
+use program::{Maps, Own};
 use queue::{Flushed, Queue, SLOTS};
 use route::Routes;
+use shortcut::{Shortcuts, Table};
 
 pub use frame::{FrameError, HEADERS_V4, HEADERS_V6, Mac, Parsed, headers_len, parse, write};
 pub use program::Flow;
+pub use shortcut::{Carried, Channel, Renewed, Shortcut, ShortcutId};
 
 /// Frames of each queue: what its rings hold, and as many being worked on.
 const FRAMES: u32 = 4 * SLOTS;
@@ -80,6 +90,7 @@ pub struct Steering {
     sockets: OwnedFd,
     /// The map of open ports.
     open: Arc<OwnedFd>,
+    shortcuts: Option<Arc<Table>>,
     /// Holds the program in place.
     _link: OwnedFd,
 }
@@ -98,10 +109,26 @@ impl Steering {
         let interface = Interface::find(name).map_err(failed("finding the interface"))?;
         let sockets = bpf::socket_map(interface.queues).map_err(failed("making a map of sockets"))?;
         let open = bpf::array(program::PORTS).map_err(failed("making a map of ports"))?;
-        let code = program::assemble(flows, cores, interface.mac, (sockets.as_fd(), open.as_fd()));
-        let program = bpf::load(bpf::Kind::Xdp, &code).map_err(failed("loading the program"))?;
+        let own = Own { index: interface.index, mac: interface.mac, is_veth: interface.is_veth };
+        let load = |shortcuts: Option<&Table>| {
+            let shortcuts = shortcuts.map(Table::maps);
+            let maps = Maps { sockets: sockets.as_fd(), open: open.as_fd(), shortcuts };
+            bpf::load(bpf::Kind::Xdp, &program::assemble(flows, cores, own, maps))
+        };
+        // An old kernel, or a privilege less, may refuse shortcuts; the rest goes on without.
+        let with = Table::new(cores).and_then(|table| Ok((load(Some(&table))?, Some(Arc::new(table)))));
+        let (program, shortcuts) =
+            with.or_else(|_| Ok((load(None)?, None))).map_err(failed("loading the program"))?;
         let link = bpf::attach(program.as_fd(), interface.index).map_err(failed("attaching the program"))?;
-        Ok(Self { name: name.to_owned(), interface, cores, sockets, open: Arc::new(open), _link: link })
+        Ok(Self {
+            name: name.to_owned(),
+            interface,
+            cores,
+            sockets,
+            open: Arc::new(open),
+            shortcuts,
+            _link: link,
+        })
     }
 }
 
@@ -136,6 +163,8 @@ pub struct XdpCounters {
     pub send_full: u64,
     /// Datagrams that were left to the kernel's sockets to send.
     pub to_kernel: u64,
+    /// Datagrams that the program has passed on by itself. They are in no other number.
+    pub carried: u64,
 }
 
 impl XdpCounters {
@@ -149,6 +178,7 @@ impl XdpCounters {
         self.dropped_full += other.dropped_full;
         self.send_full += other.send_full;
         self.to_kernel += other.to_kernel;
+        self.carried += other.carried;
     }
 }
 
@@ -160,6 +190,8 @@ pub struct XdpSocket {
     routes: Routes,
     /// The map of open ports.
     open: Arc<OwnedFd>,
+    shortcuts: Option<Shortcuts>,
+    far_end: FarEnd,
     counters: XdpCounters,
     /// Where the next burst begins, so that no queue waits for another's.
     next: usize,
@@ -195,8 +227,20 @@ impl XdpSocket {
                 .map_err(|error| failed("steering to a socket", error))?;
         }
         let (interface, open) = (steering.interface, steering.open.clone());
-        let counters = XdpCounters::default();
-        Ok(Some(Self { queues, pool, interface, routes, open, counters, next: 0, flushed: Flushed::All }))
+        let shortcuts = steering.shortcuts.clone().map(|table| Shortcuts::new(table, core)).transpose();
+        let shortcuts = shortcuts.map_err(|error| failed("mapping the memory of shortcuts", error))?;
+        Ok(Some(Self {
+            queues,
+            pool,
+            interface,
+            routes,
+            open,
+            shortcuts,
+            far_end: FarEnd::default(),
+            counters: XdpCounters::default(),
+            next: 0,
+            flushed: Flushed::All,
+        }))
     }
 
     /// Opens or closes a port of the [flows](Flow::opened_only) that steer open ones only; to begin with, all are closed. What was
@@ -206,6 +250,67 @@ impl XdpSocket {
     /// The kernel's, which has none for a process that keeps its privileges.
     pub fn set_open(&self, address: SocketAddr, open: bool) -> io::Result<()> {
         bpf::put(self.open.as_fd(), program::port_key(address), open.into())
+    }
+
+    /// Has the program pass a flow on by itself, for `most` or as long as the next hop is known for sure. Returns for how long. `None` when
+    /// that can't be: the next hop is not known, there are too many, or [none at all](Self::can_shorten).
+    pub fn shorten(&mut self, shortcut: &Shortcut, most: Duration) -> Option<(ShortcutId, Duration)> {
+        let now = Instant::now();
+        let (way, until) = self.routes.known(shortcut.to.ip(), now)?;
+        let mtu = way.mtu.unwrap_or(self.interface.mtu).min(self.interface.mtu);
+        let shortcuts = self.shortcuts.as_mut().filter(|_| self.far_end.takes_frames(self.interface, now))?;
+        let id = shortcuts.open(shortcut, self.interface.mac, (way, mtu), now)?;
+        let length = most.min(until - now);
+        shortcuts.lease(&id, length);
+        Some((id, length))
+    }
+
+    /// Has the program go on for `most` or as long as the next hop is known for sure.
+    pub fn renew_shortcut(&mut self, id: &ShortcutId, most: Duration) -> Renewed {
+        let now = Instant::now();
+        let Some(shortcuts) = &self.shortcuts else { return Renewed::NotNow };
+        let Some((way, until)) = self.routes.known(shortcuts.destination(id), now) else {
+            return Renewed::NotNow;
+        };
+        if !self.far_end.takes_frames(self.interface, now) {
+            return Renewed::NotNow;
+        }
+        if shortcuts.way(id) != way {
+            return Renewed::Never;
+        }
+        let length = most.min(until - now);
+        shortcuts.lease(id, length);
+        Renewed::For(length)
+    }
+
+    /// Has the program stop, until it is renewed.
+    pub fn suspend_shortcut(&mut self, id: &ShortcutId) {
+        if let Some(shortcuts) = &self.shortcuts {
+            shortcuts.suspend(id);
+        }
+    }
+
+    /// What the program has passed on along a shortcut since the last call.
+    pub fn take_carried(&mut self, id: &ShortcutId) -> Carried {
+        let carried = self.shortcuts.as_mut().map(|shortcuts| shortcuts.take_carried(id)).unwrap_or_default();
+        self.counters.carried += carried.packets;
+        carried
+    }
+
+    /// Closes a shortcut. Returns what it has passed on since it was asked last.
+    pub fn close_shortcut(&mut self, id: ShortcutId) -> Carried {
+        let carried = self.take_carried(&id);
+        if let Some(shortcuts) = &mut self.shortcuts {
+            shortcuts.close(id, Instant::now());
+        }
+        carried
+    }
+
+    /// Whether there are shortcuts at all: as far as the kernel has them, and the other end takes frames. A veth device's does with GRO
+    /// or XDP on.
+    #[must_use]
+    pub fn can_shorten(&mut self) -> bool {
+        self.shortcuts.is_some() && self.far_end.takes_frames(self.interface, Instant::now())
     }
 
     /// Readable when datagrams wait.
@@ -334,6 +439,30 @@ impl XdpSocket {
         write(&mut packet, (self.interface.mac, way.to), local, peer);
         queue.send(packet);
         Ok(())
+    }
+}
+
+/// Whether what the program sends arrives anywhere, where that can change.
+#[derive(Default)]
+struct FarEnd {
+    asked: Option<(Instant, bool)>,
+}
+
+impl FarEnd {
+    /// Asks anew once a second.
+    fn takes_frames(&mut self, interface: Interface, now: Instant) -> bool {
+        if !interface.is_veth {
+            return true;
+        }
+        match self.asked {
+            Some((at, takes)) if now < at + Duration::from_secs(1) => takes,
+            _ => {
+                // Before Linux 6.3 it can't be known.
+                let takes = interface::sends_frames(interface.index).unwrap_or(false);
+                self.asked = Some((now, takes));
+                takes
+            }
+        }
     }
 }
 

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::frame::Mac;
+use super::netlink::{Answer, Message, Netlink, attribute, word};
 
 /// How long an answer is good.
 const GOOD_FOR: Duration = Duration::from_secs(2);
@@ -21,7 +21,6 @@ const RTM_GETROUTE: u16 = 26;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETNEIGH: u16 = 30;
 const RTM_NEWNEIGH: u16 = 28;
-const NLM_F_REQUEST: u16 = 1;
 const RTN_UNICAST: u8 = 1;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
@@ -34,7 +33,6 @@ const NDA_LLADDR: u16 = 2;
 const NUD_STALE: u16 = 0x04;
 /// Reachable, stale, delay, probe, noarp, permanent: the address is known.
 const NUD_KNOWN: u16 = 0x02 | NUD_STALE | 0x08 | 0x10 | 0x40 | 0x80;
-const HEADER: usize = 16;
 
 /// A way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +50,7 @@ struct Known {
 
 /// The ways out of one interface.
 pub(super) struct Routes {
-    netlink: OwnedFd,
+    netlink: Netlink,
     interface: u32,
     known: HashMap<IpAddr, Known>,
     questions: usize,
@@ -60,15 +58,7 @@ pub(super) struct Routes {
 
 impl Routes {
     pub(super) fn new(interface: u32) -> io::Result<Routes> {
-        // SAFETY: no pointers.
-        let netlink = unsafe {
-            libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE)
-        };
-        if netlink < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just opened it for us.
-        let netlink = unsafe { OwnedFd::from_raw_fd(netlink) };
+        let netlink = Netlink::open(libc::NETLINK_ROUTE)?;
         Ok(Routes { netlink, interface, known: HashMap::new(), questions: 0 })
     }
 
@@ -100,10 +90,16 @@ impl Routes {
         found.filter(|(_, stale)| !stale).map(|(way, _)| way)
     }
 
+    /// The way to `address` as far as it is known, and until when: never asks, so it says nothing of neighbours that are due to be asked.
+    pub(super) fn known(&self, address: IpAddr, now: Instant) -> Option<(Way, Instant)> {
+        let known = self.known.get(&address).filter(|known| now < known.until)?;
+        Some((known.way?, known.until))
+    }
+
     fn ask(&self, address: IpAddr) -> io::Result<Option<(Way, bool)>> {
         let mut question = Message::new(RTM_GETROUTE, &route_request(address));
-        question.put(RTA_DST, address);
-        let answer = self.call(question)?;
+        question.put(RTA_DST, &octets(address));
+        let answer = self.netlink.call(question)?;
         let Some(route) = Answer::new(&answer, RTM_NEWROUTE, 12) else { return Ok(None) };
         // Local addresses and broadcasts are no neighbours; a gateway of the other family is left to the kernel.
         if route.fixed[7] != RTN_UNICAST
@@ -120,32 +116,14 @@ impl Routes {
         let Some(hop) = hop else { return Ok(None) };
 
         let mut question = Message::new(RTM_GETNEIGH, &neighbour_request(hop, self.interface));
-        question.put(NDA_DST, hop);
-        let answer = self.call(question)?;
+        question.put(NDA_DST, &octets(hop));
+        let answer = self.netlink.call(question)?;
         let Some(neighbour) = Answer::new(&answer, RTM_NEWNEIGH, 12) else { return Ok(None) };
         let state = u16::from_ne_bytes([neighbour.fixed[8], neighbour.fixed[9]]);
         let to = neighbour.find(NDA_LLADDR).and_then(|mac| <Mac>::try_from(mac).ok());
         let way =
             to.filter(|_| state & NUD_KNOWN != 0).map(|to| Way { to, mtu: mtu.map(|mtu| mtu as usize) });
         Ok(way.map(|way| (way, state & NUD_STALE != 0)))
-    }
-
-    /// Sends a question and reads the answer, which is there when the send returns.
-    fn call(&self, message: Message) -> io::Result<Vec<u8>> {
-        let bytes = message.finish();
-        // SAFETY: the kernel reads as many bytes as there are.
-        let sent = unsafe { libc::send(self.netlink.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
-        if sent < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let mut answer = vec![0; 4096];
-        // SAFETY: the kernel writes at most as many bytes as there are.
-        let received = unsafe {
-            libc::recv(self.netlink.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), libc::MSG_DONTWAIT)
-        };
-        let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
-        answer.truncate(received);
-        Ok(answer)
     }
 }
 
@@ -166,76 +144,11 @@ fn neighbour_request(address: IpAddr, interface: u32) -> [u8; 12] {
     [family(address), 0, 0, 0, a, b, c, d, 0, 0, 0, 0]
 }
 
-/// A question being written: `struct nlmsghdr`, a fixed part, attributes.
-struct Message(Vec<u8>);
-
-impl Message {
-    fn new(kind: u16, fixed: &[u8; 12]) -> Message {
-        let mut bytes = vec![0; HEADER];
-        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
-        bytes[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
-        bytes.extend_from_slice(fixed);
-        Message(bytes)
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
     }
-
-    fn put(&mut self, kind: u16, address: IpAddr) {
-        let octets = match address {
-            IpAddr::V4(address) => address.octets().to_vec(),
-            IpAddr::V6(address) => address.octets().to_vec(),
-        };
-        let len = u16::try_from(4 + octets.len()).expect("8 or 20");
-        self.0.extend_from_slice(&len.to_ne_bytes());
-        self.0.extend_from_slice(&kind.to_ne_bytes());
-        self.0.extend_from_slice(&octets);
-    }
-
-    fn finish(mut self) -> Vec<u8> {
-        let len = u32::try_from(self.0.len()).expect("short");
-        self.0[..4].copy_from_slice(&len.to_ne_bytes());
-        self.0
-    }
-}
-
-/// An answer: its fixed part and its attributes.
-struct Answer<'a> {
-    fixed: &'a [u8],
-    attributes: &'a [u8],
-}
-
-impl<'a> Answer<'a> {
-    /// The answer in `bytes`; `None` when it is another, such as an error.
-    fn new(bytes: &'a [u8], kind: u16, fixed: usize) -> Option<Answer<'a>> {
-        let len = word(bytes.get(..4)?)? as usize;
-        let found = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-        let body = bytes.get(HEADER..len)?;
-        (found == kind && body.len() >= fixed)
-            .then(|| Answer { fixed: &body[..fixed], attributes: &body[fixed..] })
-    }
-
-    fn find(&self, kind: u16) -> Option<&'a [u8]> {
-        attribute(self.attributes, kind)
-    }
-
-    fn word(&self, kind: u16) -> Option<u32> {
-        word(self.find(kind)?)
-    }
-}
-
-/// The first attribute of a kind.
-fn attribute(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    while let Some(header) = bytes.first_chunk::<4>() {
-        let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
-        let value = bytes.get(4..len)?;
-        if u16::from_ne_bytes([header[2], header[3]]) & 0x3fff == kind {
-            return Some(value);
-        }
-        bytes = bytes.get(len.next_multiple_of(4)..)?;
-    }
-    None
-}
-
-fn word(bytes: &[u8]) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }
 
 fn ip(bytes: &[u8]) -> Option<IpAddr> {
@@ -249,16 +162,6 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn attributes_are_found_and_damaged_ones_end_the_search() {
-        let bytes = [5, 0, 9, 0, 7, 0, 0, 0, 8, 0, 4, 0, 1, 2, 3, 4];
-        assert_eq!(attribute(&bytes, 9), Some(&[7][..]));
-        assert_eq!(attribute(&bytes, 4).and_then(word), Some(u32::from_ne_bytes([1, 2, 3, 4])));
-        assert_eq!(attribute(&bytes, 5), None);
-        assert_eq!(attribute(&bytes[..14], 4), None);
-        assert_eq!(attribute(&[0; 8], 1), None, "shorter than its own header");
-    }
 
     #[test]
     fn what_is_local_is_no_neighbour() {

@@ -72,7 +72,7 @@ impl Load {
         (clients, bytes): (u16, u16),
     ) -> anyhow::Result<Load> {
         let ports = PEER_PORT..=CLIENT_PORT + clients;
-        let flow = Flow { address: address.into(), ports, core: None, opened_only: false };
+        let flow = Flow { address: address.into(), ports, core: None, opened_only: false, channels: false };
         let steering = Steering::attach(device, &[flow], 1)?;
         let socket = XdpSocket::open(&steering, 0)?.context("no queue")?;
         let mut load = Load {

@@ -39,9 +39,9 @@ pub use channel::{CHANNEL_HEADER, CHANNELS};
 pub use config::{Config, ConfigError, RelayIp, limits};
 pub use counters::{Counters, Drop};
 pub use framing::{FrameError, frame_len};
-pub use outbox::{Client, Effect, Outbox, RelayId, Send, To, Where};
+pub use outbox::{Client, Direction, Effect, Outbox, RelayId, Send, To, Where};
 pub use peer_filter::PeerFilter;
-pub use server::{Server, Train};
+pub use server::{ChannelPath, Server, Train};
 
 /// The time: both clocks, as the caller has read them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

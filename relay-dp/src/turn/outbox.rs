@@ -57,6 +57,15 @@ pub enum To {
     },
 }
 
+/// Which way what is relayed goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// From a client.
+    ToPeer,
+    /// From a peer.
+    ToClient,
+}
+
 /// Where the bytes lie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Where {

@@ -12,10 +12,14 @@ use std::{
 
 use netio::{
     Packet,
-    xdp::{Steering, XdpCounters, XdpDatagram, XdpSocket},
+    xdp::{ShortcutId, Steering, XdpCounters, XdpDatagram, XdpSocket},
 };
+use relay_dp::turn::{Direction, RelayId, Server};
 
-use super::{Dirty, TurnConfig, TurnConfigError};
+use super::{
+    Dirty, Now, TurnConfig, TurnConfigError,
+    shortcuts::{BothWays, Ends, Passed, Shortcuts},
+};
 
 /// Loads the program that steers a server's datagrams to its cores, where that is configured. Where it can't be, says so once, and
 /// sockets do all.
@@ -44,12 +48,13 @@ pub struct Bypass {
     listeners: Vec<SocketAddr>,
     /// Slots of relayed addresses by port, plus one; of IPv4 and IPv6.
     relays: [Box<[u32]>; 2],
+    shortcuts: Shortcuts<ShortcutId>,
 }
 
 impl Bypass {
     /// Opens a core's sockets. `None`, said once, where they can't be; and where the interface has no queue for this core.
     pub fn open(steering: &Steering, core: u16, listeners: &[SocketAddr]) -> Option<Bypass> {
-        let socket = match XdpSocket::open(steering, core) {
+        let mut socket = match XdpSocket::open(steering, core) {
             Ok(socket) => socket?,
             Err(error) => {
                 eprintln!("{error}. TURN uses sockets on core {core} instead");
@@ -57,7 +62,8 @@ impl Bypass {
             }
         };
         let how = if socket.is_zero_copy() { "without copying" } else { "with one copy each way" };
-        eprintln!("TURN on core {core} passes the kernel by, {how}");
+        let channels = if socket.can_shorten() { "; the driver relays channels" } else { "" };
+        eprintln!("TURN on core {core} passes the kernel by, {how}{channels}");
         let ports = || vec![0; usize::from(u16::MAX) + 1].into_boxed_slice();
         Some(Bypass {
             socket,
@@ -65,6 +71,7 @@ impl Bypass {
             rest: Vec::new(),
             listeners: listeners.to_vec(),
             relays: [ports(), ports()],
+            shortcuts: Shortcuts::default(),
         })
     }
 
@@ -97,6 +104,32 @@ impl Bypass {
         self.relay(address).checked_sub(1).map(Dirty::Relay)
     }
 
+    /// When to call [`count_carried`](Self::count_carried), ns.
+    pub fn count_at(&self) -> Option<u64> {
+        self.shortcuts.count_at()
+    }
+
+    /// Has the server count what took shortcuts.
+    pub fn count_carried(&mut self, server: &mut Server, now: Now) {
+        tell(server, self.shortcuts.count(&mut self.socket, now.ns));
+    }
+
+    /// A datagram was here whose next one may take a shortcut. `relayed` is the relayed address.
+    pub fn shorten(&mut self, server: &mut Server, passed: Passed, relayed: SocketAddr, now: Now) {
+        let ends = || {
+            let path = server.channel_path(passed.relay, &passed.peer, now)?;
+            let listener = *self.listeners.get(usize::from(path.socket))?;
+            Some(Ends { path, relayed, listener })
+        };
+        let carried = self.shortcuts.passed(&mut self.socket, passed, now.ns, ends);
+        tell(server, carried);
+    }
+
+    /// Closes the shortcuts of a relayed address.
+    pub fn close_shortcuts(&mut self, server: &mut Server, relay: RelayId) {
+        tell(server, self.shortcuts.close(&mut self.socket, relay));
+    }
+
     /// Appends what waits, up to `max`.
     pub fn receive(&mut self, received: &mut Vec<XdpDatagram>, max: usize) -> io::Result<()> {
         self.socket.recv_burst(received, max).map(drop)
@@ -125,5 +158,12 @@ impl Bypass {
     /// Whether the kernel has yet to take some of what was sent.
     pub fn is_pending(&self) -> bool {
         self.socket.is_pending()
+    }
+}
+
+fn tell(server: &mut Server, BothWays(carried): BothWays) {
+    for direction in [Direction::ToPeer, Direction::ToClient] {
+        let carried = carried[direction as usize];
+        server.count_carried(direction, carried.packets, carried.bytes);
     }
 }

@@ -207,6 +207,7 @@ impl TurnConfig {
             ports: address.port()..=address.port(),
             core: None,
             opened_only: false,
+            channels: true,
         });
         let mut flows: Vec<Flow> = listen.collect();
         for core in 0..cores {
@@ -214,7 +215,8 @@ impl TurnConfig {
             for ip in [server.ipv4, server.ipv6].into_iter().flatten() {
                 let core = (cores > 1).then_some(core);
                 // Closed ports of the range may be other programs': it overlaps what the system gives out itself.
-                flows.push(Flow { address: ip.bind, ports: server.ports.clone(), core, opened_only: true });
+                let (address, ports) = (ip.bind, server.ports.clone());
+                flows.push(Flow { address, ports, core, opened_only: true, channels: false });
             }
         }
         if flows.iter().all(|flow| can_steer(flow.address)) {
@@ -349,6 +351,7 @@ mod tests {
             ports,
             core,
             opened_only,
+            channels: !opened_only,
         };
         let listen = flow(3478..=3478, None, false);
         assert_eq!(config.flows(1).unwrap(), [listen.clone(), flow(50_000..=50_003, None, true)]);

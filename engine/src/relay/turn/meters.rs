@@ -128,9 +128,11 @@ impl TurnMeters {
     }
 
     fn report_bypass(&self, metrics: &mut CoreMetrics) {
-        let XdpCounters { received, sent, to_kernel, .. } = self.bypass;
-        for (way, count) in [("in", received), ("out", sent), ("left to the kernel", to_kernel)] {
-            let help = "Datagrams past the kernel, and those that it had to send.";
+        let XdpCounters { received, sent, to_kernel, carried, .. } = self.bypass;
+        let ways =
+            [("in", received), ("out", sent), ("left to the kernel", to_kernel), ("shortcut", carried)];
+        for (way, count) in ways {
+            let help = "Datagrams past the kernel, those that it had to send, and those that the driver relayed by itself.";
             metrics.labelled_counter("relay_turn_bypass_packets_total", ("way", way), help, count);
         }
     }

@@ -8,8 +8,10 @@
 mod bypass;
 mod config;
 mod meters;
+mod out;
 mod ready;
 mod serve;
+mod shortcuts;
 mod streams;
 
 use std::{collections::VecDeque, io, net::SocketAddr, os::fd::BorrowedFd};
@@ -21,7 +23,7 @@ use netio::{
     udp::{BURST, Datagram, UdpConfig, UdpSocket},
     xdp::{Steering, XdpDatagram},
 };
-use relay_dp::turn::{Client, Effect, Now, Outbox, RelayId, Send, Server, To, Train, Where};
+use relay_dp::turn::{Client, Direction, Now, Outbox, RelayId, Server, To, Train};
 
 pub use config::{Io, Rate, TurnConfig, TurnConfigError};
 pub use meters::{Loss, TurnMeters};
@@ -31,6 +33,7 @@ pub use serve::{ServeError, serve};
 use self::{
     bypass::Bypass,
     ready::{Ready, Token},
+    shortcuts::Passed,
     streams::Streams,
 };
 use crate::core_loop::Clock;
@@ -45,8 +48,6 @@ const FLUSH_AT: usize = 64;
 const BUFFERS: u32 = 1024;
 /// Longest frame that a connection without an allocation may send: requests are short.
 const STRANGER_FRAME: usize = 2048;
-/// Bytes of the kernel's buffers of a relayed port.
-const RELAY_BUFFER: usize = 1 << 20;
 
 /// A port that can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +94,8 @@ pub struct TurnCore {
     out: Outbox,
     received: Vec<Datagram>,
     frames: Vec<XdpDatagram>,
+    /// Datagrams of this burst that were relayed past the kernel.
+    passed: Vec<Passed>,
     tokens: Vec<Token>,
     meters: TurnMeters,
 }
@@ -143,6 +146,7 @@ impl TurnCore {
             out: Outbox::default(),
             received: Vec::with_capacity(BURST),
             frames: Vec::with_capacity(MAX_PER_TURN),
+            passed: Vec::with_capacity(2 * MAX_PER_TURN),
             tokens: Vec::new(),
             meters: TurnMeters::default(),
         })
@@ -155,7 +159,8 @@ impl TurnCore {
 
     /// When [`turn`](Self::turn) has something to do though nothing comes in, in the clock's ns.
     pub fn poll_timeout(&self) -> Option<u64> {
-        [self.server.poll_timeout(), self.streams.poll_timeout()].into_iter().flatten().min()
+        let count_at = self.bypass.as_ref().and_then(Bypass::count_at);
+        [self.server.poll_timeout(), self.streams.poll_timeout(), count_at].into_iter().flatten().min()
     }
 
     /// What passed, what did not, and how long it took.
@@ -206,6 +211,7 @@ impl TurnCore {
     fn finish(&mut self, began: Now, packets: &mut u64) -> io::Result<Now> {
         self.flush()?;
         let now = self.now();
+        self.shorten(now);
         self.meters.record(now.ns - began.ns, *packets);
         *packets = 0;
         Ok(now)
@@ -237,8 +243,8 @@ impl TurnCore {
         let segments = received.iter().map(|datagram| datagram.segments().len().max(1) as u64).sum();
         for datagram in received.drain(..) {
             match token {
-                Token::Listener(index) => self.on_client_datagram(index, datagram, now)?,
-                Token::Relay(slot) => self.on_peer_datagram(slot, datagram, now)?,
+                Token::Listener(index) => drop(self.on_client_datagram(index, datagram, now)?),
+                Token::Relay(slot) => drop(self.on_peer_datagram(slot, datagram, now)?),
                 Token::Accept(_) | Token::Stream(_) | Token::Bypass => {} // nothing was received
             }
         }
@@ -255,8 +261,16 @@ impl TurnCore {
         for XdpDatagram { packet, peer, local } in frames.drain(..) {
             let datagram = Datagram::single(packet, peer, None);
             match self.bypass.as_mut().and_then(|bypass| bypass.port(local)) {
-                Some(Dirty::Listener(index)) => self.on_client_datagram(index, datagram, now)?,
-                Some(Dirty::Relay(slot)) => self.on_peer_datagram(slot, datagram, now)?,
+                Some(Dirty::Listener(index)) => {
+                    let to = self.on_client_datagram(index, datagram, now)?;
+                    let passed = |(relay, peer)| Passed { direction: Direction::ToPeer, relay, peer };
+                    self.passed.extend(to.map(passed));
+                }
+                Some(Dirty::Relay(slot)) => {
+                    let at = self.on_peer_datagram(slot, datagram, now)?;
+                    let passed = |relay| Passed { direction: Direction::ToClient, relay, peer };
+                    self.passed.extend(at.map(passed));
+                }
                 None => self.meters.lose(Loss::NoPort, 1),
             }
         }
@@ -264,23 +278,58 @@ impl TurnCore {
         Ok((count, count as u64))
     }
 
-    fn on_client_datagram(&mut self, index: usize, mut datagram: Datagram, now: Now) -> io::Result<()> {
+    /// What has left: does the next one have to come here?
+    fn shorten(&mut self, now: Now) {
+        let Some(bypass) = &mut self.bypass else { return };
+        for passed in self.passed.drain(..) {
+            if let Some(Some((_, port))) = self.relays.get(passed.relay.slot as usize) {
+                bypass.shorten(&mut self.server, passed, port.address, now);
+            }
+        }
+    }
+
+    /// Returns where the last of it went, if a peer has it.
+    fn on_client_datagram(
+        &mut self,
+        index: usize,
+        mut datagram: Datagram,
+        now: Now,
+    ) -> io::Result<Option<(RelayId, SocketAddr)>> {
         let socket = u16::try_from(index).expect("few listeners");
         let client = Client::Udp { socket, address: datagram.peer };
         let train = whole(&mut datagram.packet, datagram.segment);
         self.server.handle_client(client, train, now, &mut self.out);
-        self.carry_out(Some(datagram.packet), now)
+        let relayed = self.out.sends.last().and_then(|send| match send.to {
+            To::Peer { relay, address } => Some((relay, address)),
+            To::Client(_) => None,
+        });
+        self.carry_out(Some(datagram.packet), now)?;
+        Ok(relayed)
     }
 
-    fn on_peer_datagram(&mut self, slot: u32, mut datagram: Datagram, now: Now) -> io::Result<()> {
-        let Some(Some((relay, _))) = self.relays.get(slot as usize) else { return Ok(()) };
+    /// Returns to which relayed address it came, if somebody has it.
+    fn on_peer_datagram(
+        &mut self,
+        slot: u32,
+        mut datagram: Datagram,
+        now: Now,
+    ) -> io::Result<Option<RelayId>> {
+        let Some(Some((relay, _))) = self.relays.get(slot as usize) else { return Ok(None) };
+        let relay = *relay;
         let train = whole(&mut datagram.packet, datagram.segment);
-        self.server.handle_peer(*relay, datagram.peer, train, now, &mut self.out);
-        self.carry_out(Some(datagram.packet), now)
+        self.server.handle_peer(relay, datagram.peer, train, now, &mut self.out);
+        let passed = !self.out.sends.is_empty();
+        self.carry_out(Some(datagram.packet), now)?;
+        Ok(passed.then_some(relay))
     }
 
     fn on_timeout(&mut self, now: Now) -> io::Result<()> {
         self.server.handle_timeout(now, &mut self.out);
+        if let Some(bypass) = &mut self.bypass
+            && bypass.count_at().is_some_and(|at| at <= now.ns)
+        {
+            bypass.count_carried(&mut self.server, now);
+        }
         self.streams.resume(&mut self.ready, now);
         let server = &self.server;
         self.streams.expire(now, |client| server.is_allocated(client));
@@ -315,176 +364,6 @@ impl TurnCore {
         }
         Ok(count)
     }
-
-    /// Does what the server said about the bytes of `packet`. What goes out last goes out in the packet itself, anything
-    /// before it as a copy.
-    fn carry_out(&mut self, packet: Option<Packet>, now: Now) -> io::Result<()> {
-        self.effects(now)?;
-        let mut sends = std::mem::take(&mut self.out.sends);
-        let last = sends.iter().rposition(|send| send.place == Where::Room);
-        if let Some((mut packet, last)) = packet.zip(last) {
-            for send in sends.iter().take(last).filter(|send| send.place == Where::Room) {
-                self.send_copy(send, &packet);
-            }
-            let send = sends[last];
-            packet.trim_front(send.start);
-            packet.resize(send.len);
-            self.send(&send, packet);
-        }
-        self.replies(&sends);
-        sends.clear();
-        self.out.sends = sends;
-        self.out.clear();
-        Ok(())
-    }
-
-    /// Like [`carry_out`](Self::carry_out), of bytes that are needed further.
-    fn carry_out_copies(&mut self, bytes: &[u8], now: Now) -> io::Result<()> {
-        self.effects(now)?;
-        let sends = std::mem::take(&mut self.out.sends);
-        for send in sends.iter().filter(|send| send.place == Where::Room) {
-            self.send_copy(send, bytes);
-        }
-        self.replies(&sends);
-        self.out.sends = sends;
-        self.out.clear();
-        Ok(())
-    }
-
-    fn replies(&mut self, sends: &[Send]) {
-        let replies = std::mem::take(&mut self.out.replies);
-        for send in sends.iter().filter(|send| send.place == Where::Replies) {
-            self.send_copy(send, &replies);
-        }
-        self.out.replies = replies;
-    }
-
-    /// Opens and closes sockets. Opening one may cause further effects.
-    fn effects(&mut self, now: Now) -> io::Result<()> {
-        let mut done = 0;
-        while let Some(effect) = self.out.effects.get(done).copied() {
-            match effect {
-                Effect::Open { relay, bind } => {
-                    let opened = self.open(relay, bind);
-                    self.server.on_opened(relay, opened, now, &mut self.out);
-                }
-                Effect::Close { relay } => {
-                    // What is queued was allowed to go.
-                    self.flush_bypass()?;
-                    self.flush_port(Dirty::Relay(relay.slot))?;
-                    let slot = self.relays.get_mut(relay.slot as usize).and_then(Option::take);
-                    if let Some((_, port)) = slot {
-                        if let Some(bypass) = &mut self.bypass {
-                            bypass.set_relay(port.address, None);
-                        }
-                        self.meters.retire(port.socket.counters());
-                    }
-                }
-            }
-            done += 1;
-        }
-        Ok(())
-    }
-
-    fn open(&mut self, relay: RelayId, bind: SocketAddr) -> bool {
-        let config = UdpConfig { socket_buffer: RELAY_BUFFER, local_address: false, ..UdpConfig::default() };
-        let Ok(socket) = UdpSocket::bind(bind, &config) else { return false };
-        if self.ready.add(&socket, Token::Relay(relay.slot)).is_err() {
-            return false;
-        }
-        let slot = relay.slot as usize;
-        self.relays.resize_with(self.relays.len().max(slot + 1), || None);
-        self.relays[slot] = Some((relay, Port::new(socket, bind)));
-        if let Some(bypass) = &mut self.bypass {
-            bypass.set_relay(bind, Some(relay.slot));
-        }
-        true
-    }
-
-    fn send_copy(&mut self, send: &Send, place: &[u8]) {
-        let bytes = &place[send.start..send.start + send.len];
-        if let To::Client(Client::Tcp { connection, .. }) = send.to {
-            self.streams.send(connection, bytes, &mut self.meters);
-            return;
-        }
-        match self.pool.take() {
-            Some(mut packet) => {
-                packet.fill(bytes);
-                self.send(send, packet);
-            }
-            None => self.meters.lose(Loss::NoBuffer, bytes.len().div_ceil(send.segment.max(1))),
-        }
-    }
-
-    /// Queues datagrams; [`flush`](Self::flush) sends them.
-    fn send(&mut self, send: &Send, packet: Packet) {
-        let (dirty, peer) = match send.to {
-            To::Client(Client::Tcp { connection, .. }) => {
-                self.streams.send(connection, &packet, &mut self.meters);
-                return;
-            }
-            To::Client(Client::Udp { socket, address }) => (Dirty::Listener(socket.into()), address),
-            To::Peer { relay, address } => (Dirty::Relay(relay.slot), address),
-        };
-        self.queued += 1;
-        let local = port(&mut self.listeners, &mut self.relays, dirty).map(|port| port.address);
-        match (&mut self.bypass, local) {
-            // What must not be fragmented might come back to be.
-            (Some(bypass), Some(local)) if bypass.owns(&packet) && !send.dont_fragment => {
-                bypass.queue(XdpDatagram { packet, peer, local });
-            }
-            _ => {
-                let (segment, dont_fragment) = (send.segment.max(1), send.dont_fragment);
-                self.queue(dirty, Datagram { packet, segment, peer, local: None, dont_fragment });
-            }
-        }
-    }
-
-    /// Queues a datagram for a port's socket.
-    fn queue(&mut self, dirty: Dirty, datagram: Datagram) {
-        let Some(port) = port(&mut self.listeners, &mut self.relays, dirty) else { return };
-        if port.queue.is_empty() {
-            self.dirty.push(dirty);
-        }
-        port.queue.push_back(datagram);
-    }
-
-    /// Sends what leaves past the kernel, and queues the rest for the ports' sockets.
-    fn flush_bypass(&mut self) -> io::Result<()> {
-        let Some(bypass) = &mut self.bypass else { return Ok(()) };
-        let mut rest = bypass.flush()?;
-        for XdpDatagram { packet, peer, local } in rest.drain(..) {
-            if let Some(dirty) = self.bypass.as_mut().and_then(|bypass| bypass.port(local)) {
-                self.queue(dirty, Datagram::single(packet, peer, None));
-            }
-        }
-        if let Some(bypass) = &mut self.bypass {
-            bypass.reuse(rest);
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.flush_bypass()?;
-        while let Some(dirty) = self.dirty.pop() {
-            self.flush_port(dirty)?;
-        }
-        self.queued = 0;
-        self.streams.flush(&mut self.ready);
-        Ok(())
-    }
-
-    /// Sends what a port has queued. What its socket has no room for is lost: late media is worth less than none.
-    fn flush_port(&mut self, dirty: Dirty) -> io::Result<()> {
-        let Some(port) = port(&mut self.listeners, &mut self.relays, dirty) else { return Ok(()) };
-        if port.queue.is_empty() {
-            return Ok(());
-        }
-        port.socket.send_burst(&mut port.queue)?;
-        let lost: usize = port.queue.drain(..).map(|datagram| datagram.segments().len().max(1)).sum();
-        self.meters.lose(Loss::SocketFull, lost);
-        Ok(())
-    }
 }
 
 /// Every allocation has a socket; the usual limit of a process is made for others. A lower one shows as refused allocations.
@@ -492,17 +371,6 @@ fn allow_many_sockets() {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
-}
-
-fn port<'a>(
-    listeners: &'a mut [Port],
-    relays: &'a mut [Option<(RelayId, Port)>],
-    dirty: Dirty,
-) -> Option<&'a mut Port> {
-    match dirty {
-        Dirty::Listener(index) => listeners.get_mut(index),
-        Dirty::Relay(slot) => relays.get_mut(slot as usize)?.as_mut().map(|(_, port)| port),
-    }
 }
 
 /// A packet's window as a train, with all of its buffer as room.

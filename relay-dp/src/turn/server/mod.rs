@@ -1,6 +1,7 @@
 //! The server: its state, and what moves it.
 
 mod data;
+mod path;
 mod requests;
 mod sockets;
 #[cfg(test)]
@@ -12,6 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 use slab::Slab;
 
 pub use data::Train;
+pub use path::ChannelPath;
 
 use self::sockets::{Pending, RelaySlot};
 use super::{

@@ -24,6 +24,11 @@ struct Place {
 
 /// The namespaces, and a server that passes the kernel by; `None`, said, where there is no privilege.
 fn place(device: &str) -> Option<Place> {
+    place_with(device, &[])
+}
+
+/// The same, with features of the client's device set.
+fn place_with(device: &str, features: &[&str]) -> Option<Place> {
     let (Ok(server), Ok(client)) = (Namespace::new("xdp-server"), Namespace::new("xdp-client")) else {
         eprintln!("SKIPPED: no network namespaces (root and iproute2 make them)");
         return None;
@@ -36,6 +41,9 @@ fn place(device: &str) -> Option<Place> {
         namespace.ip(&["address", "add", &format!("{v4}/24"), "dev", device]).unwrap();
         namespace.ip(&["address", "add", &format!("{v6}/64"), "dev", device, "nodad"]).unwrap();
         namespace.ip(&["link", "set", device, "up"]).unwrap();
+    }
+    if !features.is_empty() {
+        client.run("ethtool", &[&["-K", device], features].concat()).unwrap();
     }
     let user = format!("{USER}:{PASSWORD}");
     let v6_listen = format!("[{SERVER6}]:3478");
@@ -119,6 +127,30 @@ fn past_the_kernel_coturn_s_client_gets_everything_back() {
     // Three calls with UDP at both ends and one with TCP to the client, 200 messages each, both ways.
     assert!(came > 1200 && went > 800, "{came} in, {went} out");
     assert_eq!(place.metric("relay_turn_drops_total", "ring full"), 0);
+}
+
+#[test]
+fn channels_are_relayed_by_the_driver() {
+    // As on a wire: whole checksums, and the other end takes frames.
+    let features = ["gro", "on", "tx", "off"];
+    let Some(place) = place_with("xdpc", &features) else { return };
+    let _peers = [CLIENT, CLIENT6].map(|address| Guard(place.peer(address)));
+    sleep(Duration::from_millis(300));
+    for (options, peer, server) in [(&["-c"][..], CLIENT, SERVER), (&["-c", "-x"], CLIENT6, SERVER6)] {
+        let shortcut = || place.metric("relay_turn_bypass_packets_total", "\"shortcut\"");
+        let relayed = || place.metric("relay_turn_packets_total", "");
+        let (shortcut_before, relayed_before) = (shortcut(), relayed());
+        place.call(options, peer, server);
+        // Every message passes twice, and is counted once each time, whoever relays it.
+        assert_eq!(relayed() - relayed_before, 400, "{options:?}");
+        let carried = shortcut() - shortcut_before;
+        assert!((200..400).contains(&carried), "{options:?}: {carried} of 400 by the driver");
+    }
+    // Indications are not for the driver.
+    let before = place.metric("relay_turn_bypass_packets_total", "\"shortcut\"");
+    place.call(&["-c", "-s"], CLIENT, SERVER);
+    assert_eq!(place.metric("relay_turn_bypass_packets_total", "\"shortcut\""), before);
+    assert_eq!(place.metric("relay_turn_drops_total", ""), 0);
 }
 
 #[test]

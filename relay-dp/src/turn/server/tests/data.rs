@@ -1,7 +1,7 @@
 //! What is relayed, and what is not.
 
 use super::*;
-use crate::turn::{Drop, Rate};
+use crate::turn::{Direction, Drop, Rate};
 
 const PEER: &str = "203.0.113.9:4000";
 
@@ -198,4 +198,63 @@ fn permissions_and_channels_end() {
     world.pass(1);
     assert_eq!(world.client_sends(client(1), &frame, 5), [], "the channel has ended");
     assert!(matches!(world.peer_sends(relay, at(PEER), b"x", 1)[..], [(_, ref bytes, _)] if bytes[0] == 0));
+}
+
+#[test]
+fn a_channel_s_path_lasts_as_long_as_its_data_passes() {
+    let mut world = World::new(config());
+    let relayed = with_channel(&mut world, client(1));
+    let relay = world.relay(relayed);
+    let path = world.server.channel_path(relay, &at(PEER), world.now).unwrap();
+    let Client::Udp { socket, address } = client(1) else { unreachable!("over UDP") };
+    assert_eq!((path.socket, path.client, path.number), (socket, address, 0x4001));
+    assert_eq!(world.server.channel_path(relay, &at("203.0.113.9:4001"), world.now), None, "no channel");
+    for _ in 0..2 {
+        // A permission ends before its channel; new requests make all of them last longer.
+        world.ask_as(&mut ann(), client(1), method::REFRESH, |_| {});
+        let path = world.server.channel_path(relay, &at(PEER), world.now).unwrap();
+        let data = channel_data(0x4001, b"x");
+        world.now.ns = path.until - 1;
+        assert_eq!(world.client_sends(client(1), &data, 5).len(), 1);
+        assert_eq!(world.server.channel_path(relay, &at(PEER), world.now), Some(path));
+        world.now.ns = path.until;
+        assert_eq!(world.client_sends(client(1), &data, 5).len(), 0);
+        assert_eq!(world.peer_sends(relay, at(PEER), b"x", 1).len(), 0);
+        assert_eq!(world.server.channel_path(relay, &at(PEER), world.now), None);
+        let mut user = ann();
+        assert_eq!(world.ask_as(&mut user, client(1), method::CHANNEL_BIND, channel(0x4001, at(PEER))).0, 0);
+        assert!(world.server.channel_path(relay, &at(PEER), world.now).unwrap().until > path.until);
+    }
+    let before = world.server.counters().clone();
+    world.server.count_carried(Direction::ToPeer, 2, 30);
+    world.server.count_carried(Direction::ToClient, 3, 50);
+    let counters = world.server.counters();
+    assert_eq!(
+        (counters.to_peers, counters.to_peers_bytes),
+        (before.to_peers + 2, before.to_peers_bytes + 30)
+    );
+    assert_eq!(
+        (counters.to_clients, counters.to_clients_bytes),
+        (before.to_clients + 3, before.to_clients_bytes + 50)
+    );
+    let mut user = ann();
+    world.ask_as(&mut user, client(1), method::REFRESH, |writer| {
+        writer.attribute(attribute::LIFETIME, &[0; 4]);
+    });
+    assert_eq!(world.server.channel_path(relay, &at(PEER), world.now), None, "the allocation is gone");
+}
+
+#[test]
+fn whose_bytes_are_limited_and_who_comes_by_tcp_has_no_path() {
+    let rate = Rate { per_second: 1000, burst: 1000 };
+    let mut world = World::new(Config { user_rate: Some(rate), ..config() });
+    let relay = with_channel(&mut world, client(1));
+    let relay = world.relay(relay);
+    assert_eq!(world.server.channel_path(relay, &at(PEER), world.now), None);
+
+    let mut world = World::new(config());
+    let tcp = Client::Tcp { connection: 1, address: at("198.51.100.1:1") };
+    let relay = with_channel(&mut world, tcp);
+    let relay = world.relay(relay);
+    assert_eq!(world.server.channel_path(relay, &at(PEER), world.now), None);
 }
