@@ -346,7 +346,9 @@ fn shortcuts_are_taken_in_the_driver() {
         let minute = Duration::from_secs(60);
         assert_eq!(socket.shorten(&there, minute), None, "a next hop that is not known");
         send_past(&mut socket, relayed, to, b"hello");
-        assert_eq!(&*receive(&mut peers, 1).pop().unwrap().packet, b"hello");
+        let heard =
+            (0..10).any(|_| receive(&mut peers, 1).iter().any(|datagram| &*datagram.packet == b"hello"));
+        assert!(heard);
         let ids = [there, back].map(|shortcut| {
             let (id, length) = socket.shorten(&shortcut, minute).expect("the next hop is known");
             assert!(length <= Duration::from_secs(2), "{length:?}");
@@ -379,8 +381,8 @@ fn shortcuts_are_taken_in_the_driver() {
         place.enter(1);
         send_past(&mut peers, client, listener, b"\x40\x01\0\x04ping");
         place.enter(0);
-        let came = receive(&mut socket, 1);
-        assert_eq!(came.last().unwrap().peer, client, "the lease is over");
+        let came = (0..10).any(|_| receive(&mut socket, 1).iter().any(|datagram| datagram.peer == client));
+        assert!(came, "the lease is over");
         assert_eq!(socket.close_shortcut(there), Carried::default());
         assert_eq!(socket.close_shortcut(back), Carried::default());
     }

@@ -39,7 +39,7 @@ use interface::Interface;
 use program::{Maps, Own};
 use queue::{Flushed, Queue, SLOTS};
 use route::Routes;
-use shortcut::{Shortcuts, Table};
+use shortcut::{Shortcuts, Table, monotonic_ns};
 
 pub use frame::{FrameError, HEADERS_V4, HEADERS_V6, Mac, Parsed, headers_len, parse, write};
 pub use program::Flow;
@@ -255,19 +255,19 @@ impl XdpSocket {
     /// Has the program pass a flow on by itself, for `most` or as long as the next hop is known for sure. Returns for how long. `None` when
     /// that can't be: the next hop is not known, there are too many, or [none at all](Self::can_shorten).
     pub fn shorten(&mut self, shortcut: &Shortcut, most: Duration) -> Option<(ShortcutId, Duration)> {
-        let now = Instant::now();
+        let (now, clock) = (Instant::now(), monotonic_ns());
         let (way, until) = self.routes.known(shortcut.to.ip(), now)?;
         let mtu = way.mtu.unwrap_or(self.interface.mtu).min(self.interface.mtu);
         let shortcuts = self.shortcuts.as_mut().filter(|_| self.far_end.takes_frames(self.interface, now))?;
         let id = shortcuts.open(shortcut, self.interface.mac, (way, mtu), now)?;
         let length = most.min(until - now);
-        shortcuts.lease(&id, length);
+        shortcuts.lease(&id, clock + nanos(length));
         Some((id, length))
     }
 
     /// Has the program go on for `most` or as long as the next hop is known for sure.
     pub fn renew_shortcut(&mut self, id: &ShortcutId, most: Duration) -> Renewed {
-        let now = Instant::now();
+        let (now, clock) = (Instant::now(), monotonic_ns());
         let Some(shortcuts) = &self.shortcuts else { return Renewed::NotNow };
         let Some((way, until)) = self.routes.known(shortcuts.destination(id), now) else {
             return Renewed::NotNow;
@@ -275,11 +275,11 @@ impl XdpSocket {
         if !self.far_end.takes_frames(self.interface, now) {
             return Renewed::NotNow;
         }
-        if shortcuts.way(id) != way {
+        if shortcuts.way(id) != way || shortcuts.reclaim(id).is_err() {
             return Renewed::Never;
         }
         let length = most.min(until - now);
-        shortcuts.lease(id, length);
+        shortcuts.lease(id, clock + nanos(length));
         Renewed::For(length)
     }
 
@@ -299,6 +299,7 @@ impl XdpSocket {
 
     /// Closes a shortcut. Returns what it has passed on since it was asked last.
     pub fn close_shortcut(&mut self, id: ShortcutId) -> Carried {
+        self.suspend_shortcut(&id);
         let carried = self.take_carried(&id);
         if let Some(shortcuts) = &mut self.shortcuts {
             shortcuts.close(id, Instant::now());
@@ -464,6 +465,10 @@ impl FarEnd {
             }
         }
     }
+}
+
+fn nanos(length: Duration) -> u64 {
+    u64::try_from(length.as_nanos()).unwrap_or(u64::MAX / 2)
 }
 
 /// The datagram in a frame.

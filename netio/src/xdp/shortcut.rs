@@ -60,7 +60,15 @@ impl Shortcut {
     /// Whether it takes the same datagrams as another: the one that was opened last gets them.
     #[must_use]
     pub fn takes_same(&self, other: &Shortcut) -> bool {
-        key(self) == key(other)
+        (self.from, self.at, self.taken_off()) == (other.from, other.at, other.taken_off())
+    }
+
+    /// The number of the channel that datagrams come with.
+    fn taken_off(&self) -> Option<u16> {
+        match self.channel {
+            Channel::Off(number) => Some(number),
+            Channel::On(_) => None,
+        }
     }
 }
 
@@ -243,10 +251,14 @@ impl Shortcuts {
         self.entry(id).way
     }
 
-    /// The program may pass datagrams on for so long from now on.
-    pub(super) fn lease(&self, id: &ShortcutId, length: Duration) {
-        let length = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
-        self.until(id.0).store(monotonic_ns().saturating_add(length), Ordering::Release);
+    /// The program may pass datagrams on until then, ns on its own clock.
+    pub(super) fn lease(&self, id: &ShortcutId, until: u64) {
+        self.until(id.0).store(until, Ordering::Release);
+    }
+
+    /// Has the flow lead here again: on another core, one that took the same datagrams may have been opened and closed since.
+    pub(super) fn reclaim(&self, id: &ShortcutId) -> io::Result<()> {
+        self.put(&self.entry(id).shortcut, self.first + id.0)
     }
 
     /// The program may pass nothing on any more.
@@ -307,10 +319,7 @@ impl Drop for Shortcuts {
 
 /// The key of what comes, and which family's it is.
 fn key(shortcut: &Shortcut) -> (Vec<u8>, usize) {
-    let channel = match shortcut.channel {
-        Channel::Off(number) => number,
-        Channel::On(_) => 0,
-    };
+    let channel = shortcut.taken_off().unwrap_or(0);
     let ports = [shortcut.from.port(), shortcut.at.port(), channel, 0].map(u16::to_be_bytes);
     let key = [octets(shortcut.from), octets(shortcut.at), ports.concat()].concat();
     (key, usize::from(shortcut.from.is_ipv6()))
@@ -365,8 +374,8 @@ fn fixed(shortcut: &Shortcut, macs: (Mac, Mac), mtu: usize) -> Option<Fixed> {
     })
 }
 
-/// The program's clock.
-fn monotonic_ns() -> u64 {
+/// The program's clock, ns.
+pub(super) fn monotonic_ns() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes a time that lives through the call. This clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };

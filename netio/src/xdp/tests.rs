@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::frame::{Mac, headers_len, parse, write};
 use super::program::{self, Flow, Maps, Own, PORTS};
 use super::route::Way;
-use super::shortcut::{Carried, Channel, Shortcut, ShortcutId, Shortcuts, Table};
+use super::shortcut::{Carried, Channel, Shortcut, ShortcutId, Shortcuts, Table, monotonic_ns};
 use crate::bpf;
 use crate::checksum::Sum;
 
@@ -18,7 +18,7 @@ const OWN: Mac = [2, 0, 0, 0, 0, 1];
 const CLIENT: Mac = [2, 0, 0, 0, 0, 2];
 const NEXT: Way = Way { to: [2, 0, 0, 0, 0, 3], mtu: None };
 const MTU: usize = 1500;
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: u64 = 60_000_000_000;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 const NUMBER: u16 = 0x4abc;
@@ -80,7 +80,7 @@ impl Bench {
 
     fn open(&mut self, shortcut: &Shortcut) -> ShortcutId {
         let id = self.shortcuts.open(shortcut, OWN, (NEXT, MTU), Instant::now()).unwrap();
-        self.shortcuts.lease(&id, MINUTE);
+        self.shortcuts.lease(&id, monotonic_ns() + MINUTE);
         id
     }
 
@@ -306,16 +306,39 @@ fn what_is_not_plain_takes_the_slower_way() {
         }
         passes("another MAC", &framed((CLIENT, CLIENT), shortcut.from, shortcut.at, &frame[checksum + 2..]));
 
-        bench.shortcuts.lease(&id, Duration::ZERO);
+        bench.shortcuts.lease(&id, monotonic_ns());
         assert_eq!(bench.run(&frame), None, "the lease is over");
-        bench.shortcuts.lease(&id, MINUTE);
+        bench.shortcuts.lease(&id, monotonic_ns() + MINUTE);
         assert!(bench.run(&frame).is_some());
         bench.shortcuts.suspend(&id);
         assert_eq!(bench.run(&frame), None, "suspended");
-        bench.shortcuts.lease(&id, MINUTE);
+        bench.shortcuts.lease(&id, monotonic_ns() + MINUTE);
         bench.shortcuts.close(id, Instant::now());
         assert_eq!(bench.run(&frame), None, "closed");
     }
+}
+
+#[test]
+fn four_ends_of_two_families_are_no_shortcut() {
+    let Some(mut bench) = Bench::new() else { return };
+    let one = shortcut(false, Channel::On(NUMBER));
+    let mixed = Shortcut { to: address(true, 2, 1), ..one };
+    assert_eq!(bench.shortcuts.open(&mixed, OWN, (NEXT, MTU), Instant::now()), None);
+    assert!(bench.shortcuts.open(&one, OWN, (NEXT, MTU), Instant::now()).is_some());
+}
+
+#[test]
+fn who_renews_takes_its_flow_back() {
+    let Some(mut bench) = Bench::new() else { return };
+    let shortcut = shortcut(false, Channel::Off(NUMBER));
+    let frame = comes(&shortcut, b"payload");
+    let (old, new) = (bench.open(&shortcut), bench.open(&shortcut));
+    assert!(bench.run(&frame).is_some());
+    assert_eq!(bench.shortcuts.take_carried(&new).packets, 1, "the last one that was opened has it");
+    bench.shortcuts.close(old, Instant::now());
+    assert_eq!(bench.run(&frame), None, "its key is gone");
+    bench.shortcuts.reclaim(&new).unwrap();
+    assert!(bench.run(&frame).is_some());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command};
 
-use crate::place::{Place, SERVER, TOPIO, assert_everything_passes, eventually, ping, text};
+use crate::place::{Place, SERVER, TOPIO, assert_everything_passes, eventually, is_installed, ping, text};
 
 #[test]
 fn our_client_connects_to_our_server_and_packets_travel_in_trains() -> anyhow::Result<()> {
@@ -23,6 +23,20 @@ fn our_client_connects_to_our_server_and_packets_travel_in_trains() -> anyhow::R
 
 #[test]
 fn our_client_connects_to_wireguard_go() -> anyhow::Result<()> {
+    connects_to("wireguard-go", "wg-server-go")
+}
+
+#[test]
+fn our_client_connects_to_other_peers_where_they_are_installed() -> anyhow::Result<()> {
+    for (program, device) in [("boringtun-cli", "wg-server-bt"), ("gotatun", "wg-server-gt")] {
+        if is_installed(program) {
+            connects_to(program, device)?;
+        }
+    }
+    Ok(())
+}
+
+fn connects_to(program: &str, device: &str) -> anyhow::Result<()> {
     let place = Place::new()?;
     let keys = |secret: &str| -> anyhow::Result<(String, String)> {
         let secret = if secret.is_empty() { place.server.run("wg", &["genkey"])? } else { secret.into() };
@@ -32,8 +46,8 @@ fn our_client_connects_to_wireguard_go() -> anyhow::Result<()> {
         Ok((secret.trim().into(), public.trim().into()))
     };
     let ((server_key, server_public), (client_key, client_public)) = (keys("")?, keys("")?);
-    let device = "wg-server";
-    let _process = place.server.start("wireguard-go", &["--foreground", device])?;
+    // boringtun drops its privileges otherwise, and then can't listen for `wg`.
+    let _process = place.server.start("env", &["WG_SUDO=true", program, "--foreground", device])?;
     eventually("the peer's device is there", || place.server.ip(&["link", "show", device]).map(drop))?;
     let config = place.folder.path().join("server.wg");
     let peer =

@@ -178,6 +178,15 @@ impl Foreign {
     }
 }
 
+/// Whether one of other people's peers can take part; says so where it can't.
+pub fn is_installed(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok();
+    if !found {
+        eprintln!("{program} is not installed: NOT TESTED (tools/vpn-peers builds it)");
+    }
+    found
+}
+
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("paths of the test are UTF-8")
 }

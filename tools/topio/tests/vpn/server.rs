@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::bail;
 
 use crate::place::{
-    Foreign, INTERNET6, Place, SERVER, TOPIO, assert_everything_passes, eventually, ping, text,
+    Foreign, INTERNET6, Place, SERVER, TOPIO, assert_everything_passes, eventually, is_installed, ping, text,
 };
 
 #[test]
@@ -36,8 +36,7 @@ fn wireguard_go_connects() -> anyhow::Result<()> {
 #[test]
 fn other_peers_connect_where_they_are_installed() -> anyhow::Result<()> {
     for program in ["boringtun-cli", "gotatun"] {
-        if std::process::Command::new(program).arg("--version").output().is_err() {
-            eprintln!("{program} is not installed: NOT TESTED (cargo install boringtun-cli gotatun-cli)");
+        if !is_installed(program) {
             continue;
         }
         let place = Place::new()?;
