@@ -59,6 +59,9 @@ enum Command {
     BurstServer {
         #[arg(long)]
         config: String,
+        /// The interface that it sends by
+        #[arg(long)]
+        device: String,
     },
     /// A VPN of ours beside others
     Vpn(vpn::Arguments),
@@ -90,7 +93,7 @@ fn main() -> ExitCode {
         Command::Turn(arguments) => turn::run(arguments).map(|facts| render(&facts, cli.json)),
         Command::TurnServer { port } => turn::serve(*port).map(|()| String::new()),
         Command::Burst(arguments) => burst::run(arguments).map(|facts| render(&facts, cli.json)),
-        Command::BurstServer { config } => burst::serve(config).map(|()| String::new()),
+        Command::BurstServer { config, device } => burst::serve(config, device).map(|()| String::new()),
         Command::Vpn(arguments) => vpn::run(arguments).map(|facts| render(&facts, cli.json)),
         Command::VpnEnd(end) => vpn::serve(end).map(|()| String::new()),
         Command::Mixed(arguments) => mixed::run(arguments).map(|facts| render(&facts, cli.json)),

@@ -129,8 +129,8 @@ impl Place {
                 command.args(coturn((RELAY, PORT).into())).stdout(Stdio::null()).stderr(Stdio::null());
                 Relay { child: command.spawn()?, reports: channel().1, threads: Vec::new() }
             }
-            Side::Bypass => start_ours(command, Some(&near))?,
-            Side::Sockets => start_ours(command, None)?,
+            Side::Bypass => start_ours(command, &near, true)?,
+            Side::Sockets => start_ours(command, &near, false)?,
         };
         thread::sleep(Duration::from_millis(50)); // threads of NAPI start when the program is attached
         relay.threads = napi_threads(&near)?;
@@ -140,15 +140,15 @@ impl Place {
     }
 }
 
-/// Starts our relay, past the kernel on `bypass`.
-fn start_ours(mut command: Command, bypass: Option<&str>) -> anyhow::Result<Relay> {
-    let io = bypass.map_or(String::new(), |device| format!("io = 'af_xdp'\ninterface = '{device}'\n"));
+/// Starts our relay on a device, past the kernel or not.
+fn start_ours(mut command: Command, device: &str, bypass: bool) -> anyhow::Result<Relay> {
+    let io = if bypass { format!("io = 'af_xdp'\ninterface = '{device}'\n") } else { String::new() };
     let config = format!(
         "listen = ['{RELAY}:{PORT}']\nrelay = ['{RELAY}']\nallow_peers = ['{LOAD}/32']\ntcp = false\n{io}\
          max_allocations_per_user = 10_000\n[users]\n{USER} = '{PASSWORD}'\n"
     );
     let program = std::env::current_exe().context("this program's own file is not to be found")?;
-    command.arg(program).args(["burst-server", "--config", &config]);
+    command.arg(program).args(["burst-server", "--config", &config, "--device", device]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let (said, lines) = channel();
     let stderr = BufReader::new(child.stderr.take().context("piped")?);
@@ -157,7 +157,7 @@ fn start_ours(mut command: Command, bypass: Option<&str>) -> anyhow::Result<Rela
     let stdout = BufReader::new(child.stdout.take().context("piped")?);
     thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| told.send(line)));
     let relay = Relay { child, reports, threads: Vec::new() };
-    wait_ready(&lines, bypass.is_some())?;
+    wait_ready(&lines, bypass)?;
     Ok(relay)
 }
 
@@ -231,7 +231,7 @@ impl Relay {
             Some((time.parse().ok()?, sent.parse().ok()?))
         };
         let mut found: Vec<(f64, u64)> = self.reports.try_iter().filter_map(numbers).collect();
-        // Cores tell their numbers more seldom than they are printed: only those that are new count.
+        // Only those that are new count.
         found.dedup_by_key(|report| report.1);
         found
     }
@@ -244,20 +244,28 @@ impl Drop for Relay {
     }
 }
 
-/// Runs the relay until standard input is closed, and prints how much it has sent: what `perf burst-server` does.
+/// Runs the relay until standard input is closed, and prints how much has left `device`, as `perf burst-server` does: what the relay has
+/// sent, less what the device dropped because its other end had no room.
 ///
 /// # Errors
 /// It can't start, or can't go on.
-pub fn serve(config: &str) -> anyhow::Result<()> {
+pub fn serve(config: &str, device: &str) -> anyhow::Result<()> {
     let config = TurnConfig::parse("turn.toml", config)?;
     let stop = Stop::new();
     stop_with_parent(&stop);
     let start = Instant::now();
+    let file = format!("/sys/class/net/{device}/statistics/tx_dropped");
+    let dropped = || fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let before = dropped().context("the device's counters are not to be found")?;
+    let (mut known, mut left) = (0, 0);
     let report = |meters: &TurnMeters| {
         let server = meters.server();
-        let lost = meters.lost() + meters.bypass().send_full;
-        let sent = (server.to_peers + server.to_clients).saturating_sub(lost);
-        println!("{} {sent}", start.elapsed().as_secs_f64());
+        let sent = server.to_peers + server.to_clients - meters.lost() - meters.bypass().send_full;
+        // Cores tell their numbers more seldom than this is called: the device's belong to those that are new.
+        if sent != known {
+            (known, left) = (sent, sent.saturating_sub(dropped().unwrap_or(before) - before));
+        }
+        println!("{} {left}", start.elapsed().as_secs_f64());
     };
     Ok(turn::serve(&config, 1, false, &stop, || eprintln!("ready"), report)?)
 }
