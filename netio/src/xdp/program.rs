@@ -11,7 +11,8 @@ use std::os::fd::BorrowedFd;
 
 use super::frame::Mac;
 use super::rewrite;
-use crate::bpf::{self, Assembler, Label, R0, R1, R2, R3, R4, R5, R6, R7, R8, R10, Size, Test};
+use super::route::octets;
+use crate::bpf::{Assembler, Label, R0, R1, R2, R3, R4, R5, R6, R7, R8, R10, Size, Test};
 
 /// Datagrams that are steered past the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,11 +182,7 @@ fn steer(
         code.add(R5, PORTS_V6);
     }
     code.store(Size::Word, R10, rewrite::PORT, R5);
-    code.copy(R2, R10);
-    code.add(R2, i32::from(rewrite::PORT).cast_unsigned());
-    code.load_map(R1, maps.open);
-    code.call(bpf::MAP_LOOKUP_ELEM);
-    code.jump_if_null(R0, end);
+    rewrite::look_up(code, rewrite::PORT, maps.open, end);
     code.load(Size::Word, R0, R0, 0);
     code.jump_if(R0, Test::NotEqual, 0, redirect);
     code.place(end);
@@ -223,12 +220,8 @@ fn select(code: &mut Assembler, family: Family, flow: &Flow, found: Label) {
     let next = code.label();
     code.jump_if(R5, Test::Less, (*flow.ports.start()).into(), next);
     code.jump_if(R5, Test::Greater, (*flow.ports.end()).into(), next);
-    let octets = match flow.address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    };
     let destination = family.addresses + 2 * family.words;
-    for (offset, word) in (destination..).step_by(4).zip(octets.as_chunks::<4>().0) {
+    for (offset, word) in (destination..).step_by(4).zip(octets(flow.address).as_chunks::<4>().0) {
         code.load(Size::Word, R0, R2, offset);
         code.jump_if(R0, Test::NotEqual, u32::from_ne_bytes(*word), next);
     }

@@ -6,16 +6,17 @@
 //! unfinished. The UDP checksum is carried over by what changes (RFC 1624), so that what was damaged on its way here is still
 //! seen as damaged by the receiver, even where the damage is in bytes that are taken off.
 
+use std::os::fd::BorrowedFd;
+
 use super::program::{CHANNELS, Family, Own, ShortcutMaps, load_frame, network, reach};
 use super::shortcut::{CHANNEL_HEADER, layout};
 use crate::bpf::{self, Assembler, Label, R0, R1, R2, R5, R6, R7, R8, R9, R10, Size, Test};
 
 const XDP_ABORTED: u32 = 0;
+const XDP_TX: u32 = 3;
 const REDIRECT: u32 = 23;
 const PROTOCOL_UDP: u16 = 17;
 const UDP: u32 = 8;
-
-const XDP_TX: u32 = 3;
 
 /// Places on the stack, 8 bytes each but the key: without CAP_PERFMON the verifier lets no part of a place be written anew.
 const SUM: i16 = -8;
@@ -108,12 +109,12 @@ fn find(code: &mut Assembler, family: Family, header: Header, maps: &ShortcutMap
 }
 
 /// R0 = what a map has for the key at a place on the stack.
-fn look_up(code: &mut Assembler, key: i16, map: std::os::fd::BorrowedFd<'_>, slow: Label) {
+pub(super) fn look_up(code: &mut Assembler, key: i16, map: BorrowedFd<'_>, none: Label) {
     code.copy(R2, R10);
     code.add(R2, i32::from(key).cast_unsigned());
     code.load_map(R1, map);
     code.call(bpf::MAP_LOOKUP_ELEM);
-    code.jump_if_null(R0, slow);
+    code.jump_if_null(R0, none);
 }
 
 /// Checks lengths, and the checksum of IPv4. R7 = length of the UDP datagram; that of its payload proper is on the stack.

@@ -144,7 +144,8 @@ fn neighbour_request(address: IpAddr, interface: u32) -> [u8; 12] {
     [family(address), 0, 0, 0, a, b, c, d, 0, 0, 0, 0]
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+/// An address as it goes over the wire.
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::frame::{self, Mac, headers_len};
 use super::program::ShortcutMaps;
-use super::route::Way;
+use super::route::{Way, octets};
 use crate::bpf;
 use crate::checksum::Sum;
 use crate::pool::Mapping;
@@ -321,15 +321,8 @@ impl Drop for Shortcuts {
 fn key(shortcut: &Shortcut) -> (Vec<u8>, usize) {
     let channel = shortcut.taken_off().unwrap_or(0);
     let ports = [shortcut.from.port(), shortcut.at.port(), channel, 0].map(u16::to_be_bytes);
-    let key = [octets(shortcut.from), octets(shortcut.at), ports.concat()].concat();
+    let key = [octets(shortcut.from.ip()), octets(shortcut.at.ip()), ports.concat()].concat();
     (key, usize::from(shortcut.from.is_ipv6()))
-}
-
-fn octets(address: SocketAddr) -> Vec<u8> {
-    match address.ip() {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
 }
 
 /// What the program needs to know. `None` between families, and where nothing fits the path.
@@ -350,9 +343,9 @@ fn fixed(shortcut: &Shortcut, macs: (Mac, Mac), mtu: usize) -> Option<Fixed> {
         Channel::Off(number) => (number.to_be_bytes(), false),
         Channel::On(number) => (number.to_be_bytes(), true),
     };
-    let mut before = Sum::default().with(&octets(from)).with(&octets(at));
+    let mut before = Sum::default().with(&octets(from.ip())).with(&octets(at.ip()));
     before = before.with_u16(from.port()).with_u16(at.port());
-    let mut after = Sum::default().with(&octets(out)).with(&octets(to));
+    let mut after = Sum::default().with(&octets(out.ip())).with(&octets(to.ip()));
     after = after.with_u16(out.port()).with_u16(to.port());
     if put_on {
         after = after.with(&number);

@@ -260,7 +260,8 @@ pub fn serve(config: &str, device: &str) -> anyhow::Result<()> {
     let (mut known, mut left) = (0, 0);
     let report = |meters: &TurnMeters| {
         let server = meters.server();
-        let sent = server.to_peers + server.to_clients - meters.lost() - meters.bypass().send_full;
+        let lost = meters.lost() + meters.bypass().send_full;
+        let sent = (server.to_peers + server.to_clients).saturating_sub(lost);
         // Cores tell their numbers more seldom than this is called: the device's belong to those that are new.
         if sent != known {
             (known, left) = (sent, sent.saturating_sub(dropped().unwrap_or(before) - before));
