@@ -394,7 +394,7 @@ impl CoreThread {
 
     fn prepare_and_run(&self) -> Result<(), NodeError> {
         if self.setup.config.cores.pin {
-            pin_to(self.core);
+            pin_to(self.setup.config.cores.first.saturating_add(self.core));
         }
         let config = ReactorConfig {
             max_connections: self.setup.config.limits.submission_connections as usize + 1024,

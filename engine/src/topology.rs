@@ -10,12 +10,23 @@ use shard_core::sigbatch;
 
 use crate::config::Setup;
 
-/// Keeps the calling thread on the processor of core number `core`, where the system allows; cores beyond the processors share them.
-pub fn pin_to(core: u16) {
+/// Keeps the calling thread on one of the processors that the process may use, where the system allows; numbers beyond the last
+/// one begin anew.
+pub fn pin_to(number: u16) {
     let processors = core_affinity::get_core_ids().unwrap_or_default();
-    if let Some(&processor) = processors.get(usize::from(core) % processors.len().max(1)) {
+    if let Some(&processor) = processors.get(usize::from(number) % processors.len().max(1)) {
         core_affinity::set_for_current(processor);
     }
+}
+
+/// Where one of `nodes` that share a machine begins to pin its `cores` loops ([`Cores::first`]): after those before it. `None`
+/// where some of the `processors` would get more loops than others; the system had better place them then.
+///
+/// [`Cores::first`]: crate::config::Cores::first
+pub fn first_processor(node: u16, nodes: u16, cores: u16, processors: usize) -> Option<u16> {
+    let [node, nodes, cores] = [node, nodes, cores].map(usize::from);
+    let is_even = processors >= nodes * cores || (nodes * cores).checked_rem(processors) == Some(0);
+    is_even.then(|| u16::try_from(node * cores % processors).ok())?
 }
 
 /// What the genesis fixes for every node of a shard, and which of its validators this one is.
@@ -132,6 +143,18 @@ impl Placement {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_of_a_machine_share_its_processors_out_or_not_at_all() {
+        let firsts = |nodes, cores, processors| -> Option<Vec<u16>> {
+            (0..nodes).map(|node| first_processor(node, nodes, cores, processors)).collect()
+        };
+        assert_eq!(firsts(4, 1, 2), Some(vec![0, 1, 0, 1]));
+        assert_eq!(firsts(4, 3, 4), Some(vec![0, 3, 2, 1]));
+        assert_eq!(firsts(4, 2, 12), Some(vec![0, 2, 4, 6]));
+        assert_eq!(firsts(4, 1, 3), None);
+        assert_eq!(firsts(4, 1, 0), None);
+    }
 
     #[test]
     fn every_table_has_one_core() {

@@ -83,8 +83,11 @@ pub struct NodeConfig {
 pub struct Cores {
     /// How many; never more than lanes.
     pub count: CoreCount,
-    /// Whether each loop stays on its core. Off where several nodes share a machine.
+    /// Whether each loop stays on one processor.
     pub pin: bool,
+    /// The first loop's then, counted among those that the process may use; the others follow. Nodes that share a machine
+    /// begin at different ones.
+    pub first: u16,
     /// The vector instructions that signatures are verified with; «auto» takes the fastest here.
     #[serde(deserialize_with = "backend")]
     pub instructions: Backend,
@@ -219,7 +222,7 @@ pub struct IoConfig {
 
 impl Default for Cores {
     fn default() -> Self {
-        Cores { count: CoreCount::Auto, pin: true, instructions: Backend::best() }
+        Cores { count: CoreCount::Auto, pin: true, first: 0, instructions: Backend::best() }
     }
 }
 

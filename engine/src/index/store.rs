@@ -89,6 +89,14 @@ pub(super) struct Store {
     run: usize,
 }
 
+/// Blocks on their way into the file.
+pub(super) struct Addition {
+    write: WriteTransaction,
+    ends: Ends,
+    /// The blocks' and their transactions'.
+    entries: Vec<Entry>,
+}
+
 /// What the writer knows of the file's ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Ends {
@@ -125,47 +133,34 @@ impl Store {
         Ok((store, ends))
     }
 
-    /// Adds blocks, forgets the oldest ones above `retain` bytes, and makes that durable. After an error the file has to be
-    /// opened anew.
-    pub fn add(&self, blocks: &[BlockInfo], ends: Ends, retain: u64) -> Result<Ends, IndexError> {
+    /// Begins to add blocks behind `ends`. There is one addition at a time; after an error the file has to be opened anew.
+    pub fn begin(&self, ends: Ends) -> Result<Addition, IndexError> {
         let mut write = self.database.begin_write()?;
         write.set_quick_repair(true);
-        let mut ends = ends;
-        let mut fresh = Vec::new();
-        {
-            let (mut values, mut places) = (write.open_table(BLOCKS)?, write.open_table(PLACES)?);
-            for info in blocks {
-                let header = info.block.header();
-                let place = (header.table, header.height);
-                let Some(certificate) = &info.certificate else { continue };
-                if places.get(place)?.is_some() {
-                    // Told again after a restart.
-                    continue;
-                }
-                let value = encode_block(info, certificate);
-                places.insert(place, ends.next)?;
-                values.insert(ends.next, value.as_slice())?;
-                ends.bytes += value.len() as u64;
-                gather(&mut fresh, info, ends.next);
-                ends.next += 1;
-            }
-            forget(&mut values, &mut places, &mut ends, retain)?;
-        }
-        // Copied, so that readers find in memory what is not on disk yet, until both are true.
-        let mut run = self.open.read().unwrap_or_else(PoisonError::into_inner).clone();
-        run.append(&mut fresh);
-        let full = run.len() >= self.run;
+        Ok(Addition { write, ends, entries: Vec::new() })
+    }
+
+    /// Forgets the oldest blocks above `retain` bytes, and makes that and an addition durable and visible.
+    pub fn commit(&self, addition: Addition, retain: u64) -> Result<Ends, IndexError> {
+        let Addition { write, mut ends, mut entries } = addition;
+        forget(&mut write.open_table(BLOCKS)?, &mut write.open_table(PLACES)?, &mut ends, retain)?;
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let full = open.len() + entries.len() >= self.run;
         if full {
-            run.sort_unstable();
-            write_run(&write, &run, &mut ends)?;
+            // Copied, so that readers find in memory what is not on disk yet, until it is.
+            entries.extend_from_slice(&open);
+            entries.sort_unstable();
+            write_run(&write, &entries, &mut ends)?;
         }
+        drop(open);
         forget_runs(&write)?;
         write.open_table(META)?.insert("bytes", ends.bytes)?;
         write.commit()?;
-        if full {
-            run.clear();
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        match full {
+            true => open.clear(),
+            false => open.append(&mut entries),
         }
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = run;
         Ok(ends)
     }
 
@@ -214,6 +209,28 @@ impl Store {
             }
         }
         Ok(None)
+    }
+}
+
+impl Addition {
+    /// Adds blocks, but for those that are there already: they were told again after a restart.
+    pub fn push(&mut self, blocks: &[BlockInfo]) -> Result<(), IndexError> {
+        let (mut values, mut places) = (self.write.open_table(BLOCKS)?, self.write.open_table(PLACES)?);
+        for info in blocks {
+            let header = info.block.header();
+            let place = (header.table, header.height);
+            let Some(certificate) = &info.certificate else { continue };
+            if places.get(place)?.is_some() {
+                continue;
+            }
+            let value = encode_block(info, certificate);
+            places.insert(place, self.ends.next)?;
+            values.insert(self.ends.next, value.as_slice())?;
+            self.ends.bytes += value.len() as u64;
+            gather(&mut self.entries, info, self.ends.next);
+            self.ends.next += 1;
+        }
+        Ok(())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The index thread: gathers what the cores have executed, and commits it once a second.
+//! The index thread: adds what the cores have executed as it comes, and commits it once a second.
 
 use std::{
     path::PathBuf,
@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     reader::Reader,
-    store::{Ends, IndexError, Store},
+    store::{Addition, Ends, IndexError, Store},
 };
 use crate::rpc::BlockInfo;
 
@@ -17,13 +17,14 @@ use crate::rpc::BlockInfo;
 pub const RING_CAPACITY: usize = 256;
 /// Pause between two commits, and before a failed one is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How often the thread looks into its rings in between, so that they don't fill.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often the thread looks into its rings in between. A second's blocks at once would keep a processor from the cores' loops for
+/// longer than people's transfers take.
+const LOOK: Duration = Duration::from_millis(50);
 /// Bytes of blocks that end a pause early.
 const BATCH: usize = 8 << 20;
 
-/// Priority of the thread beside the cores' loops («nice»), where they share a processor: a third of the weight of one of them. A
-/// second's blocks are much work at once, and nobody waits for it; less would leave the index behind where the loops are busy.
+/// Priority of the thread beside the cores' loops («nice»), where they share a processor: a third of the weight of one of them.
+/// Nobody waits for it; less would leave the index behind where the loops are busy.
 const NICE: i32 = 5;
 
 /// Where the index is, and how much it keeps.
@@ -60,6 +61,8 @@ impl Index {
             ends,
             batch: Vec::new(),
             bytes: 0,
+            addition: None,
+            added: 0,
             failed: false,
         };
         let thread = thread::Builder::new().name("index".into()).spawn(move || writer.run());
@@ -84,9 +87,13 @@ struct Writer {
     reader: Reader,
     rings: Vec<rtrb::Consumer<BlockInfo>>,
     ends: Ends,
+    /// What is not committed yet.
     batch: Vec<BlockInfo>,
     /// Bytes of the batch.
     bytes: usize,
+    /// The next commit, with so many blocks of the batch in it.
+    addition: Option<Addition>,
+    added: usize,
     /// Whether the last commit failed; said once.
     failed: bool,
 }
@@ -120,7 +127,7 @@ impl Writer {
         }
     }
 
-    /// Waits until a commit is due, or the end comes.
+    /// Waits until a commit is due, or the end comes, and adds what comes meanwhile.
     fn pause(&mut self) {
         for _ in 0..PAUSE.as_millis() / LOOK.as_millis() {
             let ending = self.rings.iter().all(rtrb::Consumer::is_abandoned);
@@ -129,43 +136,71 @@ impl Writer {
             }
             thread::sleep(LOOK);
             self.gather();
+            if !self.failed
+                && let Err(error) = self.add()
+            {
+                self.fail(&error);
+            }
         }
+    }
+
+    /// Adds what is new in the batch to the next commit.
+    fn add(&mut self) -> Result<(), IndexError> {
+        if self.added == self.batch.len() {
+            return Ok(());
+        }
+        if self.addition.is_none() {
+            let store = self.store()?;
+            self.addition = Some(store.begin(self.ends)?);
+        }
+        let addition = self.addition.as_mut().expect("it has begun");
+        addition.push(&self.batch[self.added..])?;
+        self.added = self.batch.len();
+        Ok(())
     }
 
     fn commit(&mut self) {
         match self.try_commit() {
-            Ok(ends) => {
+            Ok(()) => {
                 if std::mem::take(&mut self.failed) {
                     eprintln!("the block index goes on");
                 }
-                self.ends = ends;
-                self.batch.clear();
-                self.bytes = 0;
             }
-            Err(error) => {
-                if !std::mem::replace(&mut self.failed, true) {
-                    eprintln!(
-                        "the block index {} can't be written: {error}; trying on, the validator works without it",
-                        self.config.path.display()
-                    );
-                }
-                // What redb holds in memory says nothing any more.
-                self.reader.replace(None);
-            }
+            Err(error) => self.fail(&error),
         }
     }
 
-    fn try_commit(&mut self) -> Result<Ends, IndexError> {
-        let store = match self.reader.store() {
-            Ok(store) => store,
-            Err(_) => {
-                let (store, ends) = Store::open(&self.config.path)?;
-                self.ends = ends;
-                let store = Arc::new(store);
-                self.reader.replace(Some(store.clone()));
-                store
-            }
-        };
-        store.add(&self.batch, self.ends, self.config.retain_bytes)
+    fn try_commit(&mut self) -> Result<(), IndexError> {
+        self.add()?;
+        if let Some(addition) = self.addition.take() {
+            self.ends = self.store()?.commit(addition, self.config.retain_bytes)?;
+        }
+        self.batch.clear();
+        (self.bytes, self.added) = (0, 0);
+        Ok(())
+    }
+
+    /// Says so, and begins the batch anew, on the file as it is on the disk: what redb holds in memory says nothing any more.
+    fn fail(&mut self, error: &IndexError) {
+        if !std::mem::replace(&mut self.failed, true) {
+            eprintln!(
+                "the block index {} can't be written: {error}; trying on, the validator works without it",
+                self.config.path.display()
+            );
+        }
+        (self.addition, self.added) = (None, 0);
+        self.reader.replace(None);
+    }
+
+    /// The file, opened anew after a failure.
+    fn store(&mut self) -> Result<Arc<Store>, IndexError> {
+        if let Ok(store) = self.reader.store() {
+            return Ok(store);
+        }
+        let (store, ends) = Store::open(&self.config.path)?;
+        let store = Arc::new(store);
+        self.ends = ends;
+        self.reader.replace(Some(store.clone()));
+        Ok(store)
     }
 }

@@ -66,6 +66,9 @@ pub struct Arguments {
     /// Each validator checks the signatures of every block, instead of f + 1 of them for all
     #[arg(long, conflicts_with = "resume")]
     check_all: bool,
+    /// Let the system place the validators' loops, instead of sharing the processors out among them
+    #[arg(long, conflicts_with = "resume")]
+    no_pin: bool,
     /// Vector instructions that signatures are verified with
     #[arg(long, value_name = "NAME", value_enum, default_value_t, conflicts_with = "resume")]
     instructions: Instructions,
@@ -296,6 +299,7 @@ impl Arguments {
             accounts: self.accounts,
             balance: self.balance.0,
             check_all: self.check_all,
+            pin: !self.no_pin,
             instructions: self.instructions,
         }
     }

@@ -5,6 +5,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread::available_parallelism,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -16,10 +17,11 @@ use engine::{
     },
     keyfile,
     relay::RelayConfig,
+    topology::first_processor,
 };
 use serde::Serialize;
 
-use super::{DevnetError, Instructions, Record};
+use super::{DevnetError, Instructions, Record, Sizes};
 use crate::values::DevSeed;
 
 const RECORD: &str = "devnet.json";
@@ -232,6 +234,7 @@ struct Config {
 struct Cores {
     count: u16,
     pin: bool,
+    first: u16,
     instructions: Instructions,
 }
 
@@ -255,19 +258,22 @@ struct Peer {
 
 fn config(record: &Record, keys: &[Address], index: usize) -> String {
     let ports = record.nodes[index];
+    let Sizes { validators, cores, instructions, check_all, .. } = record.sizes;
+    let node = u16::try_from(index).expect("committees are small");
+    let processors = available_parallelism().map_or(0, usize::from);
+    let first = first_processor(node, validators, cores, processors).filter(|_| record.sizes.pin);
     let peers = keys.iter().zip(&record.nodes);
     let config = Config {
         genesis: "../genesis.toml",
         key_file: "validator.key",
         data_dir: "data",
-        // Several validators share the machine, so the kernel places their loops.
-        cores: Cores { count: record.sizes.cores, pin: false, instructions: record.sizes.instructions },
+        cores: Cores { count: cores, pin: first.is_some(), first: first.unwrap_or_default(), instructions },
         listen: Listen {
             peers: ports.peers_address().to_string(),
             submission: ports.submission_address().to_string(),
             rpc: ports.rpc_address().to_string(),
         },
-        agreement: Agreement { check_all: record.sizes.check_all },
+        agreement: Agreement { check_all },
         peer: peers
             .map(|(key, ports)| Peer { key: key.to_string(), address: ports.peers_address().to_string() })
             .collect(),
@@ -280,7 +286,7 @@ mod tests {
     use engine::config::Setup;
 
     use super::*;
-    use crate::devnet::{Devnet, Sizes};
+    use crate::devnet::Devnet;
 
     const SIZES: Sizes = Sizes {
         validators: 4,
@@ -290,6 +296,7 @@ mod tests {
         accounts: 5,
         balance: 7,
         check_all: false,
+        pin: true,
         instructions: Instructions::Auto,
     };
 
@@ -305,7 +312,9 @@ mod tests {
             let setup = Setup::load(&devnet.layout().config(index)).unwrap();
             assert_eq!(usize::from(setup.replica), index);
             assert_eq!(setup.validator().name, Layout::name(index));
-            assert_eq!((setup.cores, setup.config.cores.pin), (1, false));
+            let first = first_processor(setup.replica, 4, 1, available_parallelism().unwrap().get());
+            assert_eq!((setup.cores, setup.config.cores.pin), (1, first.is_some()));
+            assert_eq!(setup.config.cores.first, first.unwrap_or(0));
             assert_eq!(setup.config.listen.rpc, node.ports().rpc_address());
             assert_eq!(setup.genesis.supply(), 35);
         }

@@ -81,6 +81,7 @@ impl Options {
             accounts: CLIENTS * ACCOUNTS,
             balance: BALANCE,
             check_all: false,
+            pin: false,
             instructions: Instructions::Auto,
         }
     }

@@ -41,6 +41,7 @@ pub const SIZES: Sizes = Sizes {
     accounts: 400,
     balance: BALANCE,
     check_all: false,
+    pin: false,
     instructions: Instructions::Auto,
 };
 /// How long validators may take to catch up and agree on everything.

@@ -20,6 +20,7 @@ const SIZES: Sizes = Sizes {
     accounts: 10,
     balance: 1_000_000_000,
     check_all: false,
+    pin: false,
     instructions: Instructions::Auto,
 };
 
