@@ -10,11 +10,11 @@
 //! Two loads of transfers are on while 500 Mbit/s come and go in the tunnel, and each period of some seconds with that traffic is
 //! compared with those before and after it, since a virtual machine's speed drifts:
 //!
-//! - 80 % of the peak, which is what the machine commits when it is offered far more. What is lost is what is committed less, beyond the
-//!   processor time that the VPN and its other end take: where that leaves the devnet less time than it had alone, it is
-//!   asked for as much less. (A machine that has become slower since its peak was measured has nothing to spare.)
 //! - A flood: far more than can be committed, so that every processor is busy all the time. What is lost is counted by processor
 //!   time: transfers per second of what validators (without their relay stage) and the load had, and of what nobody had.
+//! - 80 % of the peak, which is what was committed in the flood just before, without the traffic. What is lost is what is committed
+//!   less, beyond the processor time that the VPN and its other end take: where that leaves the devnet less time than it had
+//!   alone, it is asked for as much less. (A machine that has become slower since has nothing to spare.)
 
 mod probe;
 
@@ -102,16 +102,22 @@ struct Measured {
     peak: f64,
     /// Without any load.
     idle: Pings,
-    /// 80 % of the peak.
-    offered: f64,
-    /// At this rate.
+    /// At 80 % of the peak.
     loaded: Pings,
     /// What was committed per second then.
     loaded_committed: f64,
-    /// Loads of 80 % of the peak, with traffic in the tunnel in every other period.
-    loads: Vec<Vec<Period>>,
+    /// Loads of 80 % of what the floods before them committed alone, with traffic in the tunnel in every other period.
+    loads: Vec<Load>,
     /// Floods, likewise.
-    floods: Vec<Vec<Period>>,
+    floods: Vec<Load>,
+}
+
+/// A load beside traffic in the tunnel that comes and goes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Load {
+    /// Transfers per second.
+    offered: f64,
+    periods: Vec<Period>,
 }
 
 /// What `perf mixed` found.
@@ -138,27 +144,33 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<Facts> {
     let measured: Measured = serde_json::from_slice(&output.stdout)?;
     let figures = vec![
         PING.judge(measured.loaded.p99_ms),
-        LOSS.judge(median(measured.loads.iter().flat_map(|load| losses_beyond(load, measured.offered)))),
-        LOSS_EACH
-            .judge(median(measured.floods.iter().flat_map(|flood| losses(flood, Period::per_processor)))),
+        LOSS.judge(median(measured.loads.iter().flat_map(Load::losses_beyond))),
+        LOSS_EACH.judge(median(measured.floods.iter().flat_map(|flood| flood.losses(Period::per_processor)))),
     ];
     Ok(Facts { machine: Machine::read(), measured, figures })
 }
 
-/// What each period beside the tunnel's traffic lost against those before and after it, in percent.
-fn losses(load: &[Period], of: impl Fn(&Period) -> f64) -> impl Iterator<Item = f64> {
-    load.windows(3).step_by(2).map(move |period| {
-        let alone = f64::midpoint(of(&period[0]), of(&period[2]));
-        (1.0 - of(&period[1]) / alone) * 100.0
-    })
-}
+impl Load {
+    /// What was committed per second without the tunnel's traffic.
+    fn alone(&self) -> f64 {
+        median(self.periods.iter().step_by(2).map(|period| period.committed))
+    }
 
-/// The same beyond the processor time that the tunnel's traffic took: what had time enough is to commit as much as alone, what had less as
-/// much for each processor.
-fn losses_beyond(load: &[Period], offered: f64) -> impl Iterator<Item = f64> {
-    // What is made up for after a period that could not keep up is no more than was asked for.
-    let whole = losses(load, move |period| period.committed.min(offered));
-    whole.zip(losses(load, Period::per_processor)).map(|(whole, each)| whole.min(each))
+    /// What each period beside the tunnel's traffic lost against those before and after it, in percent.
+    fn losses(&self, of: impl Fn(&Period) -> f64) -> impl Iterator<Item = f64> {
+        self.periods.windows(3).step_by(2).map(move |period| {
+            let alone = f64::midpoint(of(&period[0]), of(&period[2]));
+            (1.0 - of(&period[1]) / alone) * 100.0
+        })
+    }
+
+    /// The same beyond the processor time that the tunnel's traffic took: what had time enough is to commit as much as alone, what had
+    /// less as much for each processor.
+    fn losses_beyond(&self) -> impl Iterator<Item = f64> {
+        // What is made up for after a period that could not keep up is no more than was asked for.
+        let whole = self.losses(|period| period.committed.min(self.offered));
+        whole.zip(self.losses(Period::per_processor)).map(|(whole, each)| whole.min(each))
+    }
 }
 
 /// Measures, in the validators' namespace, and prints what it found as JSON.
@@ -201,8 +213,7 @@ impl Mixed {
         self.progress.note("the peak");
         let (load, ()) = self.beside(self.arguments.flood, time, || Ok(()))?;
         let peak = load.committed_per_second;
-        let offered = peak * 0.8;
-        let rate = whole(offered);
+        let rate = whole(peak * 0.8);
         self.progress.note(format!("pings at {rate} of {peak:.0} transfers per second"));
         let (load, loaded) = self.beside(rate, time, || {
             thread::sleep(WARM_UP);
@@ -211,18 +222,11 @@ impl Mixed {
         let (mut loads, mut floods) = (Vec::new(), Vec::new());
         for round in 1..=self.arguments.rounds {
             self.progress.note(format!("round {round} of {}", self.arguments.rounds));
-            loads.push(self.periods(rate)?);
-            floods.push(self.periods(self.arguments.flood)?);
+            let flood = self.periods(self.arguments.flood)?;
+            loads.push(self.periods(whole(flood.alone() * 0.8))?);
+            floods.push(flood);
         }
-        Ok(Measured {
-            peak,
-            idle,
-            offered,
-            loaded,
-            loaded_committed: load.committed_per_second,
-            loads,
-            floods,
-        })
+        Ok(Measured { peak, idle, loaded, loaded_committed: load.committed_per_second, loads, floods })
     }
 
     fn period(&self) -> Duration {
@@ -245,17 +249,17 @@ impl Mixed {
     }
 
     /// A load beside traffic in the tunnel that comes and goes.
-    fn periods(&self, rate: u64) -> anyhow::Result<Vec<Period>> {
+    fn periods(&self, rate: u64) -> anyhow::Result<Load> {
         let time = (self.period() + SETTLE + STREAM_STARTS) * PERIODS;
         let (probe, period) = (&self.probe, self.period());
-        let (_, periods) = self.beside(rate, time, || {
+        let (load, periods) = self.beside(rate, time, || {
             let began = Instant::now();
             thread::sleep(WARM_UP);
             let periods = (0..PERIODS).map(|number| probe.period(period, number % 2 == 1)).collect();
             ensure!(began.elapsed() < WARM_UP + time, "the load ended before its last period: try again");
             periods
         })?;
-        Ok(periods)
+        Ok(Load { offered: load.offered_per_second, periods })
     }
 }
 
@@ -279,8 +283,10 @@ impl fmt::Display for Facts {
         let head =
             ["", "transfers/s", "processors", "of these idle", "of the relay", "Mbit/s", "transfers/s each"];
         let mut rows = vec![head.map(String::from).to_vec()];
-        let named = |name, loads| std::iter::repeat(name).zip(Iterator::flatten(<[_]>::iter(loads)));
-        for (name, period) in named("80 %", loads).chain(named("flood", floods)) {
+        let rounds = floods.iter().zip(loads).flat_map(|(flood, load)| [("flood", flood), ("80 %", load)]);
+        for (name, period) in
+            rounds.flat_map(|(name, load)| load.periods.iter().map(move |period| (name, period)))
+        {
             let with = if period.tunnel > 0.0 { "with VPN" } else { "alone" };
             let values = [
                 period.committed,
@@ -309,9 +315,10 @@ mod tests {
             relay_processors: 0.1,
             tunnel: 500.0,
         };
-        let flood = [40_000.0, 27_000.0, 20_000.0, 18_000.0, 20_000.0].map(period);
-        let lost: Vec<f64> = losses(&flood, Period::per_processor).map(f64::round).collect();
-        assert_eq!(lost, [10.0, 10.0]);
+        let flood = [40_000.0, 27_000.0, 20_000.0, 18_000.0, 20_000.0].map(period).into();
+        let flood = Load { offered: 70_000.0, periods: flood };
+        let lost: Vec<f64> = flood.losses(Period::per_processor).map(f64::round).collect();
+        assert_eq!((lost, flood.alone()), (vec![10.0, 10.0], 20_000.0));
     }
 
     #[test]
@@ -326,8 +333,8 @@ mod tests {
         // Three quarters of the time: three quarters of the transfers are no loss, a tenth less than that is.
         let busy = [(20_000.0, 2.0), (15_000.0, 1.5), (20_000.0, 2.0), (13_500.0, 1.5), (20_000.0, 2.0)];
         let lost = |load: &[(f64, f64)], offered| -> Vec<f64> {
-            let load: Vec<Period> = load.iter().map(|(committed, each)| period(*committed, *each)).collect();
-            losses_beyond(&load, offered).map(f64::round).collect()
+            let periods = load.iter().map(|(committed, each)| period(*committed, *each)).collect();
+            Load { offered, periods }.losses_beyond().map(f64::round).collect()
         };
         assert_eq!(lost(&busy, 30_000.0), [0.0, 10.0]);
         // With time to spare, what is committed counts, though it took more of it.

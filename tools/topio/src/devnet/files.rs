@@ -200,9 +200,11 @@ pub(super) fn write_configs(layout: &Layout, record: &Record) -> Result<(), Devn
     } else {
         String::new()
     };
+    // A loop that relays runs before all others of its processor: they must be able to leave it.
+    let pin = record.sizes.pin && relay.is_empty();
     for index in 0..record.nodes.len() {
         let path = layout.config(index);
-        let mut text = config(record, &keys, index);
+        let mut text = config(record, &keys, index, pin);
         if index == 0 {
             text += &relay;
         }
@@ -256,12 +258,12 @@ struct Peer {
     address: String,
 }
 
-fn config(record: &Record, keys: &[Address], index: usize) -> String {
+fn config(record: &Record, keys: &[Address], index: usize, pin: bool) -> String {
     let ports = record.nodes[index];
     let Sizes { validators, cores, instructions, check_all, .. } = record.sizes;
     let node = u16::try_from(index).expect("committees are small");
     let processors = available_parallelism().map_or(0, usize::from);
-    let first = first_processor(node, validators, cores, processors).filter(|_| record.sizes.pin);
+    let first = first_processor(node, validators, cores, processors).filter(|_| pin);
     let peers = keys.iter().zip(&record.nodes);
     let config = Config {
         genesis: "../genesis.toml",
@@ -327,9 +329,14 @@ mod tests {
         let create = || Devnet::create(Path::new("topio"), &data, SIZES, Some(&file));
         fs::write(&file, "[relay.vpn]\nmtu = 1300\n").unwrap();
         let layout = create().unwrap().layout().clone();
-        let relay = |index| Setup::load(&layout.config(index)).unwrap().config.relay;
+        let config = |index| Setup::load(&layout.config(index)).unwrap().config;
+        let relay = |index| config(index).relay;
         assert_eq!(relay(0).vpn.unwrap().mtu, 1300);
         assert!(!relay(1).has_relay());
+        assert!(
+            (0..4).all(|index| !config(index).cores.pin),
+            "its loop would keep another one from its processor"
+        );
         drop(Devnet::resume(Path::new("topio"), &data).unwrap());
         assert!(relay(0).has_relay());
         for bad in ["[relay.vpn]\nmtu = 1\n", "[log]\n", ""] {
