@@ -38,7 +38,7 @@ use crate::{
     node::{Core, Settings, frame::max_frame},
     recovery::{Agreement, RecoveryError, Sources, recover},
     relay::{
-        turn::{ServeError, TurnCore, steer},
+        turn::{ServeError, TurnCore, check_ports, steer},
         vpn::{VpnError, VpnPart, server},
     },
     rpc::{self, BlockInfo, ChainInfo, CoreCalls, Gateway, RpcOptions, Server, ServerError},
@@ -165,6 +165,7 @@ pub fn run(setup: Setup, stop: Stop) -> Result<(), NodeError> {
     let setup = Arc::new(setup);
     let (index, feeds) = open_index(&setup, &directory)?;
     let turn = setup.config.relay.turn.as_ref();
+    turn.map(check_ports).transpose().map_err(ServeError::Listen)?;
     let steering =
         turn.map(|turn| steer(turn, setup.cores)).transpose().map_err(ServeError::Config)?.flatten();
     let clock = Clock::start();

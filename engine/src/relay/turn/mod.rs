@@ -9,6 +9,7 @@ mod bypass;
 mod config;
 mod meters;
 mod out;
+mod ports;
 mod ready;
 mod serve;
 mod shortcuts;
@@ -20,18 +21,20 @@ pub use bypass::steer;
 
 use netio::{
     Packet, PacketPool,
-    udp::{BURST, Datagram, UdpConfig, UdpSocket},
+    udp::{BURST, Datagram, UdpSocket},
     xdp::{Steering, XdpDatagram},
 };
 use relay_dp::turn::{Client, Direction, Now, Outbox, RelayId, Server, To, Train};
 
 pub use config::{Io, Rate, TurnConfig, TurnConfigError};
 pub use meters::{Loss, TurnMeters};
+pub use ports::{ListenError, check_ports};
 pub use relay_dp::turn::rest_password;
 pub use serve::{ServeError, serve};
 
 use self::{
     bypass::Bypass,
+    ports::Sharing,
     ready::{Ready, Token},
     shortcuts::Passed,
     streams::Streams,
@@ -48,14 +51,6 @@ const FLUSH_AT: usize = 64;
 const BUFFERS: u32 = 1024;
 /// Longest frame that a connection without an allocation may send: requests are short.
 const STRANGER_FRAME: usize = 2048;
-
-/// A port that can't be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("TURN can't listen on {address}: {error}; is the port taken? Choose another under `listen`")]
-pub struct ListenError {
-    address: SocketAddr,
-    error: io::Error,
-}
 
 /// A UDP socket and what is to leave through it.
 struct Port {
@@ -120,12 +115,12 @@ impl TurnCore {
         let (mut listeners, mut streams) = (Vec::new(), Streams::new(config.max_connections(cores)));
         for &address in &config.listen {
             let failed = |error| ServeError::Listen(ListenError { address, error });
-            let udp = UdpConfig { reuse_port: true, local_address: false, ..UdpConfig::default() };
-            let socket = UdpSocket::bind(address, &udp).map_err(failed)?;
+            let socket = ports::datagrams(address, Sharing::Cores).map_err(failed)?;
             ready.add(&socket, Token::Listener(listeners.len())).map_err(failed)?;
             listeners.push(Port::new(socket, address));
             if config.tcp {
-                streams.listen(address, &mut ready).map_err(failed)?;
+                let listener = ports::connections(address, Sharing::Cores).map_err(failed)?;
+                streams.listen(listener, &mut ready).map_err(failed)?;
             }
         }
         let bypass = steering.and_then(|steering| Bypass::open(steering, core, &config.listen));

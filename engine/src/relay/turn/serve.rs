@@ -8,7 +8,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
-use super::{ListenError, TurnConfig, TurnConfigError, TurnCore, TurnMeters, steer};
+use super::{ListenError, TurnConfig, TurnConfigError, TurnCore, TurnMeters, check_ports, steer};
 use crate::{
     core_loop::Clock,
     process::Stop,
@@ -53,6 +53,7 @@ pub fn serve(
     ready: impl FnOnce(),
     mut report: impl FnMut(&TurnMeters),
 ) -> Result<(), ServeError> {
+    check_ports(config)?;
     let steering = steer(config, cores)?;
     let clock = Clock::start();
     let mut seed = [0; 32];

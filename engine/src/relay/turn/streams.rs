@@ -2,14 +2,13 @@
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{TcpListener, TcpStream},
     ops::Range,
 };
 
 use netio::Packet;
 use relay_dp::turn::{Client, Now, frame_len};
 use slab::Slab;
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     Ready, Token,
@@ -92,18 +91,8 @@ impl Streams {
         Streams { listeners, streams, max: max.min(1 << SLOT_BITS), accepted: 0, dirty, next_look: 0 }
     }
 
-    /// Opens a listening socket, shared with other cores.
-    pub fn listen(&mut self, address: SocketAddr, ready: &mut Ready) -> io::Result<()> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_port(true)?;
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(!address.ip().is_unspecified())?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(1024)?;
-        let listener = TcpListener::from(socket);
+    /// Takes in what comes to a listening socket.
+    pub fn listen(&mut self, listener: TcpListener, ready: &mut Ready) -> io::Result<()> {
         ready.add(&listener, Token::Accept(self.listeners.len()))?;
         self.listeners.push(Listener { socket: listener, paused: None });
         Ok(())
