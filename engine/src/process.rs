@@ -31,7 +31,7 @@ use crate::{
     config::{DataDir, DataDirError, Setup, Waiting},
     core_loop::{
         CallQueue, Clock, CoreLoop, CoreRings, IndexFeed, Links, ListenError, LogFile, LoopError, LoopParts,
-        LoopSettings, Relay, SideWork, make_rings,
+        LoopSettings, Relay, SideWork, check_clients_port, make_rings,
     },
     index::{self, Index, IndexConfig, IndexError},
     log::{LogConfig, Writer, segment},
@@ -165,6 +165,7 @@ pub fn run(setup: Setup, stop: Stop) -> Result<(), NodeError> {
     let setup = Arc::new(setup);
     let (index, feeds) = open_index(&setup, &directory)?;
     let turn = setup.config.relay.turn.as_ref();
+    check_clients_port(setup.config.listen.submission)?;
     turn.map(check_ports).transpose().map_err(ServeError::Listen)?;
     let steering =
         turn.map(|turn| steer(turn, setup.cores)).transpose().map_err(ServeError::Config)?.flatten();

@@ -3,7 +3,7 @@
 //! `lane = table mod lanes` belongs to the genesis, so all validators agree on it and talk lane to lane.
 //! `core = lane mod cores` belongs to the machine. A message for a lane arrives on the core that owns it.
 
-use std::{ops::Range, rc::Rc};
+use std::{ops::Range, rc::Rc, thread::available_parallelism};
 
 use dag::{ChainId, Committee, Epoch, Hash, LaneId, ReplicaId, TableId, keys::VerifyFn};
 use shard_core::sigbatch;
@@ -20,13 +20,20 @@ pub fn pin_to(number: u16) {
 }
 
 /// Where one of `nodes` that share a machine begins to pin its `cores` loops ([`Cores::first`]): after those before it. `None`
-/// where some of the `processors` would get more loops than others; the system had better place them then.
+/// where their loops don't fill all `processors` evenly; the system had better place them then.
 ///
 /// [`Cores::first`]: crate::config::Cores::first
 pub fn first_processor(node: u16, nodes: u16, cores: u16, processors: usize) -> Option<u16> {
     let [node, nodes, cores] = [node, nodes, cores].map(usize::from);
-    let is_even = processors >= nodes * cores || (nodes * cores).checked_rem(processors) == Some(0);
+    let loops = nodes * cores;
+    let is_even = loops > 0 && loops.checked_rem(processors) == Some(0);
     is_even.then(|| u16::try_from(node * cores % processors).ok())?
+}
+
+/// Processors that the process may use, where all of their time is its own: zero where a quota grants it less, as a container's.
+pub fn whole_processors() -> usize {
+    let count = core_affinity::get_core_ids().unwrap_or_default().len();
+    if available_parallelism().is_ok_and(|parallelism| parallelism.get() == count) { count } else { 0 }
 }
 
 /// What the genesis fixes for every node of a shard, and which of its validators this one is.
@@ -151,9 +158,10 @@ mod tests {
         };
         assert_eq!(firsts(4, 1, 2), Some(vec![0, 1, 0, 1]));
         assert_eq!(firsts(4, 3, 4), Some(vec![0, 3, 2, 1]));
-        assert_eq!(firsts(4, 2, 12), Some(vec![0, 2, 4, 6]));
-        assert_eq!(firsts(4, 1, 3), None);
-        assert_eq!(firsts(4, 1, 0), None);
+        assert_eq!(firsts(4, 2, 8), Some(vec![0, 2, 4, 6]));
+        for (nodes, cores, processors) in [(4, 1, 3), (4, 1, 6), (4, 1, 0), (4, 0, 0), (4, 0, 2)] {
+            assert_eq!(firsts(nodes, cores, processors), None);
+        }
     }
 
     #[test]

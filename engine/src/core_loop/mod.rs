@@ -9,6 +9,7 @@ mod index_feed;
 mod links;
 mod log_file;
 mod notes;
+mod ports;
 mod relay;
 mod rings;
 mod side_work;
@@ -28,6 +29,7 @@ pub use calls::CallQueue;
 pub use index_feed::IndexFeed;
 pub use links::Links;
 pub use log_file::LogFile;
+pub use ports::{ListenError, check_clients_port};
 pub use relay::Relay;
 pub use rings::{CoreRings, make_rings};
 pub use side_work::SideWork;
@@ -463,14 +465,4 @@ impl CoreLoop {
             }
         }
     }
-}
-
-/// A port that can't be listened on.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "can't listen on {address}: {error}; is another node running, or the port taken? Choose another in [listen]"
-)]
-pub struct ListenError {
-    address: SocketAddr,
-    error: std::io::Error,
 }

@@ -40,7 +40,7 @@ fn certificate(block: &Block) -> Certificate {
     Certificate { vote, proofs: Vec::new() }
 }
 
-fn blocks(table: TableId, heights: std::ops::RangeInclusive<Height>) -> Vec<BlockInfo> {
+pub(super) fn blocks(table: TableId, heights: std::ops::RangeInclusive<Height>) -> Vec<BlockInfo> {
     heights.map(|height| block(table, height)).collect()
 }
 

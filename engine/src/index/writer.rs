@@ -204,3 +204,33 @@ impl Writer {
         Ok(store)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::blocks, *};
+
+    #[test]
+    fn a_commit_that_failed_is_made_anew_with_all_of_its_blocks_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = IndexConfig { path: folder.path().join("index"), retain_bytes: u64::MAX };
+        let (store, ends) = Store::open(&config.path).unwrap();
+        let reader = Reader::new(Arc::new(store));
+        let (batch, rings) = (blocks(0, 1..=3), Vec::new());
+        let mut writer =
+            Writer { config, reader, rings, ends, batch, bytes: 0, addition: None, added: 0, failed: false };
+        writer.commit();
+        writer.batch = blocks(0, 4..=5);
+        writer.add().unwrap();
+        writer.batch.extend(blocks(0, 6..=6));
+        writer.fail(&IndexError::Closed);
+        assert!(writer.failed && writer.reader.newest(0).is_err());
+        writer.batch.extend(blocks(0, 7..=8));
+        writer.commit();
+        assert!(!writer.failed && writer.batch.is_empty());
+        assert_eq!((writer.reader.newest(0).unwrap(), writer.ends.next), (8, 8));
+        // What is told again is there already.
+        writer.batch = blocks(0, 1..=8);
+        writer.commit();
+        assert_eq!(writer.ends.next, 8);
+    }
+}

@@ -259,7 +259,13 @@ impl Mixed {
             ensure!(began.elapsed() < WARM_UP + time, "the load ended before its last period: try again");
             periods
         })?;
-        Ok(Load { offered: load.offered_per_second, periods })
+        let load = Load { offered: load.offered_per_second, periods };
+        ensure!(
+            load.periods.iter().all(|period| period.committed > 0.0),
+            "nothing was committed in {} s: {load:?}",
+            self.arguments.seconds
+        );
+        Ok(load)
     }
 }
 

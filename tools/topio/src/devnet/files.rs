@@ -5,7 +5,6 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    thread::available_parallelism,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -17,7 +16,7 @@ use engine::{
     },
     keyfile,
     relay::RelayConfig,
-    topology::first_processor,
+    topology::{first_processor, whole_processors},
 };
 use serde::Serialize;
 
@@ -262,8 +261,7 @@ fn config(record: &Record, keys: &[Address], index: usize, pin: bool) -> String 
     let ports = record.nodes[index];
     let Sizes { validators, cores, instructions, check_all, .. } = record.sizes;
     let node = u16::try_from(index).expect("committees are small");
-    let processors = available_parallelism().map_or(0, usize::from);
-    let first = first_processor(node, validators, cores, processors).filter(|_| pin);
+    let first = first_processor(node, validators, cores, whole_processors()).filter(|_| pin);
     let peers = keys.iter().zip(&record.nodes);
     let config = Config {
         genesis: "../genesis.toml",
@@ -314,7 +312,7 @@ mod tests {
             let setup = Setup::load(&devnet.layout().config(index)).unwrap();
             assert_eq!(usize::from(setup.replica), index);
             assert_eq!(setup.validator().name, Layout::name(index));
-            let first = first_processor(setup.replica, 4, 1, available_parallelism().unwrap().get());
+            let first = first_processor(setup.replica, 4, 1, whole_processors());
             assert_eq!((setup.cores, setup.config.cores.pin), (1, first.is_some()));
             assert_eq!(setup.config.cores.first, first.unwrap_or(0));
             assert_eq!(setup.config.listen.rpc, node.ports().rpc_address());

@@ -24,7 +24,7 @@ pub struct Sizes {
     /// Whether each validator checks the signatures of every block, instead of its share.
     #[serde(default)]
     pub check_all: bool,
-    /// Whether the validators' loops share out the processors among them, where that goes evenly and none of them relays. The
+    /// Whether the validators' loops share out the processors among them, where they fill them evenly and none of them relays. The
     /// kernel moves a thread from a full processor to another one late: for tens of ms, all loops may share one.
     #[serde(default)]
     pub pin: bool,
