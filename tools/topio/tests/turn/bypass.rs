@@ -1,6 +1,7 @@
 //! `io = "af_xdp"` over a veth pair between two namespaces: coturn's clients in one, our server in the other.
 
 use std::{
+    io::{BufRead, BufReader},
     net::UdpSocket,
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -190,18 +191,30 @@ fn garbage_in_frames_is_counted_and_does_no_harm() {
 fn without_such_an_interface_sockets_do_it() {
     let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = format!(
-        "listen = ['192.0.2.1:{}']\nrelay = ['192.0.2.1']\nsecrets = ['s']\nio = 'af_xdp'\ninterface = 'none0'\n",
-        address.port()
+        "listen = ['{address}']\nrelay = ['127.0.0.1']\nsecrets = ['s']\nio = 'af_xdp'\ninterface = 'none0'\n"
     );
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("turn.toml");
     std::fs::write(&file, config).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_topio"))
+    let mut server = Command::new(env!("CARGO_BIN_EXE_topio"))
         .args(["turn", "serve", "--config", file.to_str().unwrap()])
-        .output()
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
-    // The address is not this machine's, so it ends; but first it says why it would use sockets.
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("no AF_XDP on none0: finding the interface"), "{said}");
-    assert!(said.contains("uses sockets instead"), "{said}");
+    // It says why, and goes on. Where it ends instead, so does what it says.
+    let lines = BufReader::new(server.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut said = Vec::new();
+    for line in lines {
+        let ready = line.starts_with("ready");
+        said.push(line);
+        if ready {
+            break;
+        }
+    }
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let [why, ready] = &said[..] else { panic!("{said:?}") };
+    assert!(why.contains("no AF_XDP on none0: finding the interface"), "{why}");
+    assert!(why.contains("uses sockets instead"), "{why}");
+    assert_eq!(ready, &format!("ready: STUN and TURN on {address}"));
 }
