@@ -49,6 +49,7 @@ pub use reactor::{CloseReason, ConnId, Event, FileId, Reactor, ReactorConfig, Wa
 pub use ring::Wait;
 pub use schedule::{schedule_first, schedule_soon};
 pub use send_queue::SendError;
+pub use tcp::check_port;
 pub use tun::{Tun, TunCounters, TunSteering};
 pub use wait::wait;
 pub use waker::Waker;

@@ -104,6 +104,14 @@ impl Conn {
     }
 }
 
+/// Whether nobody listens on an address: opens what [`Reactor::listen`](crate::Reactor::listen) would, unshared, and closes it again.
+///
+/// # Errors
+/// The port is taken, or not to be had.
+pub fn check_port(addr: SocketAddr) -> io::Result<()> {
+    listening_socket(addr, false).map(drop)
+}
+
 /// A bound and listening socket.
 pub(crate) fn listening_socket(addr: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     let socket = stream_socket(addr)?;

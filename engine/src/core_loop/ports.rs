@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -29,8 +29,8 @@ pub struct ListenError {
 pub fn check_clients_port(address: SocketAddr) -> Result<(), ListenError> {
     let until = Instant::now() + CLOSED_WITHIN;
     loop {
-        match TcpListener::bind(address) {
-            Ok(_) => return Ok(()),
+        match netio::check_port(address) {
+            Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
                 sleep(LOOK_AGAIN)
             }
@@ -41,6 +41,8 @@ pub fn check_clients_port(address: SocketAddr) -> Result<(), ListenError> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv6Addr, TcpListener};
+
     use socket2::{Domain, Socket, Type};
 
     use super::*;
@@ -56,5 +58,16 @@ mod tests {
         assert!(error.contains("is another node running, or the port taken?"), "{error}");
         drop(other);
         check_clients_port(address).unwrap();
+    }
+
+    #[test]
+    fn the_same_port_of_ipv4_is_another_one() {
+        let other = TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = other.local_addr().unwrap().port();
+        let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        match check_clients_port(v6) {
+            Err(error) if error.error.kind() == io::ErrorKind::AddrInUse => panic!("{error}"),
+            _ => {} // or there is no IPv6 here
+        }
     }
 }

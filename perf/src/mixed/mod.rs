@@ -312,16 +312,14 @@ impl fmt::Display for Facts {
 mod tests {
     use super::*;
 
+    fn period(committed: f64, processors: f64) -> Period {
+        Period { committed, processors, idle_processors: 0.0, relay_processors: 0.1, tunnel: 500.0 }
+    }
+
     #[test]
     fn a_machine_that_slows_down_is_no_loss() {
-        let period = |committed| Period {
-            committed,
-            processors: 2.0,
-            idle_processors: 0.0,
-            relay_processors: 0.1,
-            tunnel: 500.0,
-        };
-        let flood = [40_000.0, 27_000.0, 20_000.0, 18_000.0, 20_000.0].map(period).into();
+        let flood =
+            [40_000.0, 27_000.0, 20_000.0, 18_000.0, 20_000.0].map(|committed| period(committed, 2.0)).into();
         let flood = Load { offered: 70_000.0, periods: flood };
         let lost: Vec<f64> = flood.losses(Period::per_processor).map(f64::round).collect();
         assert_eq!((lost, flood.alone()), (vec![10.0, 10.0], 20_000.0));
@@ -329,13 +327,6 @@ mod tests {
 
     #[test]
     fn the_tunnel_s_processor_time_is_taken_off_where_there_is_none_to_spare() {
-        let period = |committed, processors| Period {
-            committed,
-            processors,
-            idle_processors: 0.0,
-            relay_processors: 0.1,
-            tunnel: 500.0,
-        };
         // Three quarters of the time: three quarters of the transfers are no loss, a tenth less than that is.
         let busy = [(20_000.0, 2.0), (15_000.0, 1.5), (20_000.0, 2.0), (13_500.0, 1.5), (20_000.0, 2.0)];
         let lost = |load: &[(f64, f64)], offered| -> Vec<f64> {
