@@ -1,83 +1,21 @@
 //! A table's accounts: an array of leaves in order of creation, an index by address, and the tree over both.
 //!
-//! An account costs 88 bytes for its leaf, 64 for its part of the tree, and 6 to 12 for the index, which holds
-//! positions only and compares addresses in the array. The array grows by whole chunks, so nothing is copied and no room
-//! is kept in reserve; the index is cut into parts, so no single insertion has to move more than a part.
+//! An account costs 88 bytes for its leaf, 64 for its part of the tree, and 6 to 10 for the index.
 
-use std::hint::black_box;
-
-use ahash::RandomState;
 use dag::{
     Address, Hash,
     state_tree::{AccountLeaf, AccountProof, MAX_ACCOUNTS},
 };
-use hashbrown::{HashTable, hash_table::Entry};
 
-use crate::{snapshot::Copying, tree::Tree};
+use crate::{
+    index::{Index, Lookup},
+    leaves::Leaves,
+    snapshot::Copying,
+    tree::Tree,
+};
 
 /// Place of an account in the order of creation.
 pub type Position = u32;
-
-/// Leaves of one allocation.
-const CHUNK: usize = 1024;
-/// Parts of the index.
-const PARTS: usize = 64;
-
-/// The array of leaves.
-#[derive(Debug, Default)]
-pub(crate) struct Leaves {
-    chunks: Vec<Vec<AccountLeaf>>,
-    count: usize,
-}
-
-impl Leaves {
-    pub(crate) fn len(&self) -> usize {
-        self.count
-    }
-
-    pub(crate) fn get(&self, position: usize) -> &AccountLeaf {
-        &self.chunks[position / CHUNK][position % CHUNK]
-    }
-
-    fn get_mut(&mut self, position: usize) -> &mut AccountLeaf {
-        &mut self.chunks[position / CHUNK][position % CHUNK]
-    }
-
-    fn push(&mut self, leaf: AccountLeaf) {
-        if self.count.is_multiple_of(CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
-        }
-        self.chunks.last_mut().expect("pushed above where it was missing").push(leaf);
-        self.count += 1;
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &AccountLeaf> {
-        self.chunks.iter().flatten()
-    }
-}
-
-/// Positions by address.
-#[derive(Debug)]
-struct Index {
-    parts: Vec<HashTable<Position>>,
-    hasher: RandomState,
-}
-
-impl Index {
-    fn new(seed: u64) -> Index {
-        let hasher = RandomState::with_seeds(seed, seed.rotate_left(17), seed.rotate_left(31), !seed);
-        Index { parts: (0..PARTS).map(|_| HashTable::new()).collect(), hasher }
-    }
-
-    fn hash(&self, address: &Address) -> u64 {
-        self.hasher.hash_one(address)
-    }
-
-    /// hashbrown takes its buckets from the low bits and its tags from the high ones; the part comes from between.
-    fn part(hash: u64) -> usize {
-        (hash >> 40) as usize % PARTS
-    }
-}
 
 /// Why an account can't be proven now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -127,35 +65,16 @@ impl Accounts {
 
     /// An account's place.
     pub fn position(&self, address: &Address) -> Option<Position> {
-        let hash = self.index.hash(address);
-        let same = |position: &Position| self.leaf(*position).address == *address;
-        self.index.parts[Index::part(hash)].find(hash, same).copied()
+        self.index.position(&self.leaves, address)
     }
 
-    /// The places of several accounts. In two rounds, so that the memory of all is fetched at a time: first a guess by the
-    /// index alone, which is wrong once in a hundred times, then a look at the accounts.
-    ///
-    /// # Panics
-    /// Where there are more addresses than `N`.
-    pub(crate) fn positions<'a, const N: usize>(
+    /// The places of several accounts, looked up side by side.
+    pub(crate) fn positions<'a>(
         &self,
         addresses: impl Iterator<Item = &'a Address> + Clone,
-    ) -> [Option<Position>; N] {
-        let mut guesses = [None; N];
-        for (at, address) in addresses.clone().enumerate() {
-            let hash = self.index.hash(address);
-            guesses[at] = self.index.parts[Index::part(hash)].find(hash, |_| true).copied();
-        }
-        for (guess, address) in guesses.iter_mut().zip(addresses) {
-            let Some(position) = *guess else { continue };
-            let leaf = self.leaf(position);
-            // A leaf lies on two lines of the cache: what is read here comes while the others do.
-            black_box(leaf.balance);
-            if leaf.address != *address {
-                *guess = self.position(address);
-            }
-        }
-        guesses
+        lookup: &mut Lookup,
+    ) {
+        self.index.positions(&self.leaves, addresses, lookup);
     }
 
     /// The state of the account at a place.
@@ -179,21 +98,15 @@ impl Accounts {
     /// Appends a leaf whose address is unknown so far; else nothing is done. Returns the place, and whether it is new.
     pub(crate) fn insert(&mut self, leaf: AccountLeaf) -> (Position, bool) {
         let Accounts { leaves, index, tree, .. } = self;
-        let hash = index.hash(&leaf.address);
-        let address_at = |position: &Position| &leaves.get(*position as usize).address;
-        let same = |position: &Position| *address_at(position) == leaf.address;
-        let rehash = |position: &Position| index.hasher.hash_one(address_at(position));
-        match index.parts[Index::part(hash)].entry(hash, same, rehash) {
-            Entry::Occupied(entry) => (*entry.get(), false),
-            Entry::Vacant(entry) => {
-                assert!((leaves.len() as u64) < MAX_ACCOUNTS, "positions are 32 bits");
-                let position = Position::try_from(leaves.len()).expect("checked above");
-                entry.insert(position);
-                leaves.push(leaf);
-                tree.touch(position as usize);
-                (position, true)
-            }
+        if let Some(position) = index.position(leaves, &leaf.address) {
+            return (position, false);
         }
+        assert!((leaves.len() as u64) < MAX_ACCOUNTS, "positions are 32 bits");
+        let position = Position::try_from(leaves.len()).expect("checked above");
+        leaves.push(leaf);
+        index.insert(leaves, position);
+        tree.touch(position as usize);
+        (position, true)
     }
 
     /// A leaf about to change.
@@ -261,9 +174,7 @@ impl Accounts {
 
     /// Bytes allocated for accounts, index and tree.
     pub fn memory(&self) -> usize {
-        let leaves = self.leaves.chunks.len() * CHUNK * size_of::<AccountLeaf>();
-        let index: usize = self.index.parts.iter().map(HashTable::allocation_size).sum();
-        leaves + index + self.tree.memory()
+        self.leaves.memory() + self.index.memory() + self.tree.memory()
     }
 }
 

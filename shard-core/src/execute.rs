@@ -4,8 +4,8 @@
 //! transactions. A transaction that can't be executed leaves no trace but its code. Every rule is a function of the table's
 //! state and the block, so all validators get the same codes, whatever the slices.
 //!
-//! Work goes in windows of a few transactions: first all their accounts are looked up, so that the memory of several is
-//! fetched at a time, then they are executed.
+//! Work goes in windows of a few transactions, or receipts of whatever deliveries: first all their accounts are looked up,
+//! so that the memory of several is fetched at a time, then they are executed.
 
 use std::collections::VecDeque;
 
@@ -23,6 +23,7 @@ use dag::{
 use crate::{
     accounts::Position,
     inbox::Known,
+    index::Lookup,
     outbox::{Hashing, in_flight_limit},
     partition::{Table, preimage},
     receipts::Delivery,
@@ -153,8 +154,9 @@ enum Phase {
     Done(Option<Hash>),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Scratch {
+    lookup: Lookup,
     payees: Vec<Target>,
     /// Receipts of a transaction, by table; all zero between transactions.
     counts: Vec<u16>,
@@ -207,7 +209,7 @@ impl Table {
             applied: 0,
             outgoing: vec![Vec::new(); tables],
             sealed: Vec::new(),
-            scratch: Scratch { payees: Vec::new(), counts: vec![0; tables] },
+            scratch: Scratch { lookup: Lookup::default(), payees: Vec::new(), counts: vec![0; tables] },
         }));
         Ok(())
     }
@@ -274,42 +276,45 @@ impl Table {
             || meta.time.saturating_sub(meta.checkpoint_time) >= CHECKPOINT_TIME
     }
 
-    /// Applies the next few receipts of the first delivery; at its end, its acknowledgement.
+    /// Applies the next few receipts, and the acknowledgement of each delivery whose last one is among them.
     fn apply_receipts(&mut self, job: &mut Job, left: &mut usize) {
-        let delivery = &job.deliveries[0];
-        let source = delivery.source;
-        let receipts = &delivery.receipts[job.applied..];
-        let receipts = &receipts[..receipts.len().min(WINDOW).min(*left)];
-        let positions: [_; WINDOW] = self.accounts.positions(receipts.iter().map(|receipt| &receipt.payee));
-        let mut records = [[0; HASHED_RECEIPT_SIZE]; WINDOW];
-        let mut hashes = [Hash::ZERO; WINDOW];
-        for (record, receipt) in records.iter_mut().zip(receipts) {
-            *record = receipt.to_hashed_bytes();
+        let Job { deliveries, applied, scratch: Scratch { lookup, .. }, .. } = job;
+        let (mut receipts, mut records) = ([None; WINDOW], [[0; HASHED_RECEIPT_SIZE]; WINDOW]);
+        let all = deliveries.iter().flat_map(|delivery| &delivery.receipts);
+        let mut count = 0;
+        for receipt in all.skip(*applied).take(WINDOW.min(*left)) {
+            (receipts[count], records[count]) = (Some(receipt), receipt.to_hashed_bytes());
+            count += 1;
         }
-        self.receipt_lanes.hash(&records[..receipts.len()], &mut hashes);
-        let peer = self.meta.peer_mut(source);
-        for ((receipt, position), hash) in receipts.iter().zip(positions).zip(hashes) {
+        let receipts = || receipts.iter().copied().flatten();
+        self.accounts.positions(receipts().map(|receipt| &receipt.payee), lookup);
+        let mut hashes = [Hash::ZERO; WINDOW];
+        self.receipt_lanes.hash(&records[..count], &mut hashes);
+        for ((receipt, position), hash) in receipts().zip(&lookup.positions).zip(hashes) {
+            let peer = self.meta.peer_mut(receipt.from);
             assert_eq!(receipt.number, peer.applied + 1, "the inbox lets only the next receipt in");
             peer.applied = receipt.number;
             peer.applied_amount += u128::from(receipt.amount);
             let at = position.unwrap_or_else(|| self.accounts.position_or_create(&receipt.payee));
             self.units.credit(&mut self.accounts, at, receipt.amount, Cause::Receipt(hash));
         }
-        job.applied += receipts.len();
-        *left = left.saturating_sub(receipts.len().max(1));
-        if job.applied == delivery.receipts.len() {
-            if let Some(number) = self.outbox.acknowledge(source, delivery.applied) {
-                peer.acknowledged = number;
-            }
-            assert_eq!(
-                delivery.number,
-                peer.applied_deliveries + 1,
-                "the inbox lets only the next delivery in"
-            );
-            peer.applied_deliveries = delivery.number;
-            job.deliveries.pop_front();
-            job.applied = 0;
+        *applied += count;
+        *left = left.saturating_sub(count);
+        while let Some(delivery) = deliveries.pop_front_if(|first| first.receipts.len() <= *applied) {
+            *applied -= delivery.receipts.len();
+            *left = left.saturating_sub(1);
+            self.acknowledge(&delivery);
         }
+    }
+
+    /// A delivery is applied to its end: what it acknowledges need not be kept.
+    fn acknowledge(&mut self, delivery: &Delivery) {
+        let peer = self.meta.peer_mut(delivery.source);
+        if let Some(number) = self.outbox.acknowledge(delivery.source, delivery.applied) {
+            peer.acknowledged = number;
+        }
+        assert_eq!(delivery.number, peer.applied_deliveries + 1, "the inbox lets only the next delivery in");
+        peer.applied_deliveries = delivery.number;
     }
 
     /// Looks up the accounts of the next few transactions, then executes these.
@@ -329,13 +334,12 @@ impl Table {
             transactions[count] = Some(transaction);
             count += 1;
         }
-        let senders: [_; WINDOW] =
-            self.accounts.positions(transactions.iter().flatten().map(Transaction::sender));
         for targets in scratch.payees.chunks_mut(WINDOW) {
             self.find_tables(targets);
-            self.look_up(targets);
         }
+        self.look_up(&transactions, &mut scratch.payees, &mut scratch.lookup);
         let mut targets = &scratch.payees[..];
+        let senders = scratch.lookup.positions[..count].iter().copied();
         for (index, (transaction, sender)) in transactions.iter().flatten().zip(senders).enumerate() {
             let (mine, rest) = targets.split_at(transaction.payee_count());
             targets = rest;
@@ -367,13 +371,20 @@ impl Table {
         }
     }
 
-    /// Finds the places of payees of this table.
-    fn look_up(&self, targets: &mut [Target]) {
-        let home = targets.iter().filter(|target| target.table == self.config.id);
-        let positions: [_; WINDOW] = self.accounts.positions(home.map(|target| &target.to));
-        let home = targets.iter_mut().filter(|target| target.table == self.config.id);
-        for (target, position) in home.zip(positions) {
-            target.position = position;
+    /// Finds the places of senders, which the look-up begins with, and of payees of this table.
+    fn look_up(
+        &self,
+        transactions: &[Option<Transaction<'_>>],
+        targets: &mut [Target],
+        lookup: &mut Lookup,
+    ) {
+        let is_home = |target: &Target| target.table == self.config.id;
+        let senders = transactions.iter().flatten().map(Transaction::sender);
+        let payees = targets.iter().filter(|target| is_home(target)).map(|target| &target.to);
+        self.accounts.positions(senders.chain(payees), lookup);
+        let payees = lookup.positions.iter().skip(transactions.iter().flatten().count());
+        for (target, position) in targets.iter_mut().filter(|target| is_home(target)).zip(payees) {
+            target.position = *position;
         }
     }
 

@@ -7,12 +7,15 @@
 pub mod accounts;
 pub mod execute;
 pub mod inbox;
+mod index;
 mod lanes;
+mod leaves;
 pub mod measure;
 pub mod mempool;
 pub mod meta;
 pub mod outbox;
 pub mod partition;
+mod prefetch;
 pub mod receipts;
 pub mod sigbatch;
 pub mod snapshot;

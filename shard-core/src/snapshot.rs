@@ -20,7 +20,8 @@ use dag::{
 };
 
 use crate::{
-    accounts::{Accounts, Leaves, Position},
+    accounts::{Accounts, Position},
+    leaves::Leaves,
     meta::Meta,
     outbox::Outbox,
     partition::{Config, Table},

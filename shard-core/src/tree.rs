@@ -11,12 +11,15 @@ use dag::{
 };
 
 use crate::{
-    accounts::Leaves,
     lanes::{LANES, Lanes},
+    leaves::Leaves,
+    prefetch::prefetch,
 };
 
 /// Nodes that count as one operation of a slice.
 const NODES: usize = 4;
+/// Nodes whose memory is asked for at a time, before any of them is hashed.
+const AHEAD: usize = 4 * LANES;
 
 /// A set of small numbers that is emptied in ascending order.
 #[derive(Clone, Debug, Default)]
@@ -164,15 +167,21 @@ impl Tree {
 
     /// Recomputes the next few dirty nodes of the sweep's level. Returns how many there were.
     fn hash_some(&mut self, leaves: &Leaves, sweep: &mut Sweep) -> usize {
-        let mut indices = [0; LANES];
+        let mut indices = [0; AHEAD];
         let (level, above) =
             self.levels[sweep.level..].split_first_mut().expect("the sweep is within the levels");
         let parents = above.first_mut().map(|level| &mut level.dirty);
         let count = level.dirty.take(&mut sweep.word, &mut indices, parents);
+        let indices = &indices[..count];
         if sweep.level == 0 {
-            self.hash_leaves(leaves, &indices[..count]);
+            for position in indices {
+                prefetch(leaves.get(*position));
+                prefetch(&level.nodes[*position]);
+            }
+            indices.chunks(LANES).for_each(|positions| self.hash_leaves(leaves, positions));
         } else {
-            self.hash_parents(sweep.level, &indices[..count]);
+            indices.iter().for_each(|index| prefetch(&level.nodes[*index]));
+            indices.chunks(LANES).for_each(|indices| self.hash_parents(sweep.level, indices));
         }
         count
     }
