@@ -38,6 +38,8 @@ pub const CHECKPOINT_TIME: u64 = 1_000_000;
 const WINDOW: usize = 16;
 /// Payees at which a window ends.
 const WINDOW_PAYEES: usize = 64;
+/// Room for a block's receipts for one table that is kept for the next block.
+const KEPT_RECEIPTS: usize = 256;
 
 /// Which transactions of a block failed, by ascending index. Goes into the log beside the block.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -131,8 +133,6 @@ pub(crate) struct Job {
     applied: usize,
     /// One for each transaction executed.
     codes: Vec<Code>,
-    /// Receipts of this block, by table.
-    outgoing: Vec<Vec<Receipt>>,
     /// Deliveries of this block; empty until it is sealed.
     sealed: Vec<Delivery>,
     scratch: Scratch,
@@ -154,12 +154,22 @@ enum Phase {
     Done(Option<Hash>),
 }
 
-#[derive(Debug)]
-struct Scratch {
+/// What a block's execution works with. Empty between blocks, and kept, so that it allocates once.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
     lookup: Lookup,
     payees: Vec<Target>,
+    /// Receipts of the block, by table.
+    outgoing: Vec<Vec<Receipt>>,
     /// Receipts of a transaction, by table; all zero between transactions.
     counts: Vec<u16>,
+}
+
+impl Scratch {
+    pub(crate) fn new(tables: u16) -> Scratch {
+        let tables = usize::from(tables);
+        Scratch { outgoing: vec![Vec::new(); tables], counts: vec![0; tables], ..Scratch::default() }
+    }
 }
 
 /// A payee, looked up.
@@ -200,16 +210,14 @@ impl Table {
             let peer = self.meta.peer_mut(reference.table);
             peer.applied_height = peer.applied_height.max(reference.height);
         }
-        let tables = usize::from(self.config.tables);
         self.job = Some(Box::new(Job {
             codes: Vec::with_capacity(block.len()),
             block,
             phase: Phase::Receipts,
             deliveries,
             applied: 0,
-            outgoing: vec![Vec::new(); tables],
             sealed: Vec::new(),
-            scratch: Scratch { lookup: Lookup::default(), payees: Vec::new(), counts: vec![0; tables] },
+            scratch: std::mem::take(&mut self.scratch),
         }));
         Ok(())
     }
@@ -232,6 +240,7 @@ impl Table {
             self.job = Some(job);
             return None;
         };
+        self.scratch = job.scratch;
         let (height, hash) = (job.block.height(), job.block.hash());
         let failed = Failed::of(&job.codes);
         Some(Outcome { height, hash, failed, codes: job.codes, deliveries: job.sealed, checkpoint })
@@ -280,7 +289,7 @@ impl Table {
     fn apply_receipts(&mut self, job: &mut Job, left: &mut usize) {
         let Job { deliveries, applied, scratch: Scratch { lookup, .. }, .. } = job;
         let (mut receipts, mut records) = ([None; WINDOW], [[0; HASHED_RECEIPT_SIZE]; WINDOW]);
-        let all = deliveries.iter().flat_map(|delivery| &delivery.receipts);
+        let all = deliveries.iter().flat_map(|delivery| &*delivery.receipts);
         let mut count = 0;
         for receipt in all.skip(*applied).take(WINDOW.min(*left)) {
             (receipts[count], records[count]) = (Some(receipt), receipt.to_hashed_bytes());
@@ -319,7 +328,7 @@ impl Table {
 
     /// Looks up the accounts of the next few transactions, then executes these.
     fn execute_window(&mut self, job: &mut Job, left: &mut usize) {
-        let Job { block, codes, outgoing, scratch, .. } = job;
+        let Job { block, codes, scratch, .. } = job;
         scratch.payees.clear();
         let (first, mut count) = (codes.len(), 0);
         let mut transactions = [None; WINDOW];
@@ -345,10 +354,11 @@ impl Table {
             targets = rest;
             let id = block.id(first + index);
             let epoch = block.header().epoch;
-            let verdict = self.judge(transaction, sender, epoch, mine, outgoing, &mut scratch.counts);
+            let verdict =
+                self.judge(transaction, sender, epoch, mine, &scratch.outgoing, &mut scratch.counts);
             let code = match verdict {
                 Ok(sender) => {
-                    self.transfer(transaction, sender, id, mine, outgoing);
+                    self.transfer(transaction, sender, id, mine, &mut scratch.outgoing);
                     Code::Committed
                 }
                 Err(code) => code,
@@ -372,12 +382,7 @@ impl Table {
     }
 
     /// Finds the places of senders, which the look-up begins with, and of payees of this table.
-    fn look_up(
-        &self,
-        transactions: &[Option<Transaction<'_>>],
-        targets: &mut [Target],
-        lookup: &mut Lookup,
-    ) {
+    fn look_up(&self, transactions: &[Option<Transaction<'_>>], targets: &mut [Target], lookup: &mut Lookup) {
         let is_home = |target: &Target| target.table == self.config.id;
         let senders = transactions.iter().flatten().map(Transaction::sender);
         let payees = targets.iter().filter(|target| is_home(target)).map(|target| &target.to);
@@ -461,7 +466,7 @@ impl Table {
     fn seal(&mut self, job: &mut Job, left: &mut usize) {
         let block = &job.block;
         let mut references = block.inbox().iter().peekable();
-        for (to, receipts) in (0..self.config.tables).zip(&mut job.outgoing) {
+        for (to, receipts) in (0..self.config.tables).zip(&mut job.scratch.outgoing) {
             let reference = references.next_if(|reference| reference.table == to);
             if reference.is_none() && receipts.is_empty() {
                 continue;
@@ -475,8 +480,9 @@ impl Table {
                 to,
                 number: peer.sent_deliveries,
                 applied: reference.map_or(0, |reference| reference.height),
-                receipts: std::mem::take(receipts),
+                receipts: receipts.drain(..).collect(),
             };
+            receipts.shrink_to(KEPT_RECEIPTS);
             *left = left.saturating_sub(delivery.receipts.len() / 16);
             self.outbox.push(delivery.clone());
             job.sealed.push(delivery);

@@ -218,7 +218,7 @@ fn decode_delivery(
         receipts.push(receipt);
     }
     (last.height, last.number) = (height, Some(number));
-    Ok(Delivery { source, height, hash, to, number, applied, receipts })
+    Ok(Delivery { source, height, hash, to, number, applied, receipts: receipts.into() })
 }
 
 /// What the delivery before had.

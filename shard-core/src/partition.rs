@@ -12,7 +12,7 @@ use dag::{
 
 use crate::{
     accounts::{Accounts, ProofError},
-    execute::Job,
+    execute::{Job, Scratch},
     inbox::Inbox,
     lanes::Lanes,
     meta::Meta,
@@ -57,6 +57,8 @@ pub struct Table {
     pub(crate) address_lanes: Lanes,
     /// The block that is being executed.
     pub(crate) job: Option<Box<Job>>,
+    /// What the next one works with.
+    pub(crate) scratch: Scratch,
     /// Source that the next proposal looks at first, so that none waits for ever behind the others.
     first_source: TableId,
 }
@@ -105,6 +107,7 @@ impl Table {
             receipt_lanes: Lanes::new(&Domain::RECEIPT),
             address_lanes: Lanes::new(&Domain::ADDRESS),
             job: None,
+            scratch: Scratch::new(config.tables),
             first_source: 0,
             config,
             accounts,

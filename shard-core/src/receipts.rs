@@ -1,5 +1,7 @@
 //! Receipts as they leave a table: what a block owes to each other table, and in which parcels it gets there.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use dag::{Address, Block, Hash, Height, InboxRef, TableId, receipt::Receipt};
 
 use crate::{execute::Failed, meta::Meta};
@@ -23,8 +25,8 @@ pub struct Delivery {
     /// Height up to which the source has, with this block, applied the receipts of `to`; zero where the block refers to
     /// no block of `to`.
     pub applied: Height,
-    /// The receipts, numbered one by one.
-    pub receipts: Vec<Receipt>,
+    /// The receipts, numbered one by one. Outbox and inbox share them.
+    pub receipts: Arc<[Receipt]>,
 }
 
 impl Delivery {
@@ -105,31 +107,40 @@ impl Rewind {
         if block.height() != self.height || block.hash() != self.block {
             return Err(RewindError::Block);
         }
-        let mut deliveries = Vec::new();
+        // By table: up to where the block applies its receipts, and those for it.
+        let mut parcels: BTreeMap<TableId, (Height, Vec<Outgoing>)> = BTreeMap::new();
         for reference in block.inbox() {
-            delivery_to(&mut deliveries, block, reference.table).applied = reference.height;
+            parcels.entry(reference.table).or_default().0 = reference.height;
         }
         for outgoing in receipts_of(block, failed, self.tables) {
-            delivery_to(&mut deliveries, block, outgoing.to).receipts.push(Receipt {
-                from: block.header().table,
-                to: outgoing.to,
-                number: 0,
-                height: block.height(),
+            parcels.entry(outgoing.to).or_default().1.push(outgoing);
+        }
+        let (mut sent, mut counts) = (self.sent.clone(), self.deliveries.clone());
+        let (source, height, hash) = (block.header().table, block.height(), block.hash());
+        let mut deliveries = Vec::with_capacity(parcels.len());
+        for (to, (applied, receipts)) in parcels {
+            let last = sent.get_mut(usize::from(to)).ok_or(RewindError::Table)?;
+            *last = last.checked_sub(receipts.len() as u64).ok_or(RewindError::Numbers)?;
+            let number = counts[usize::from(to)];
+            counts[usize::from(to)] = number.checked_sub(1).ok_or(RewindError::Numbers)?;
+            let numbered = (*last + 1..).zip(receipts).map(|(number, outgoing)| Receipt {
+                from: source,
+                to,
+                number,
+                height,
                 payee: outgoing.payee,
                 amount: outgoing.amount,
                 transaction: outgoing.transaction,
             });
-        }
-        let (mut sent, mut counts) = (self.sent.clone(), self.deliveries.clone());
-        for delivery in &mut deliveries {
-            let to = usize::from(delivery.to);
-            let last = sent.get_mut(to).ok_or(RewindError::Table)?;
-            *last = last.checked_sub(delivery.receipts.len() as u64).ok_or(RewindError::Numbers)?;
-            delivery.number = counts[to];
-            counts[to] = counts[to].checked_sub(1).ok_or(RewindError::Numbers)?;
-            for (number, receipt) in (*last + 1..).zip(&mut delivery.receipts) {
-                receipt.number = number;
-            }
+            deliveries.push(Delivery {
+                source,
+                height,
+                hash,
+                to,
+                number,
+                applied,
+                receipts: numbered.collect(),
+            });
         }
         (self.sent, self.deliveries) = (sent, counts);
         (self.height, self.block) = (self.height - 1, block.header().parent);
@@ -149,15 +160,4 @@ pub enum RewindError {
     /// More receipts or deliveries than the counters know of: the record of failed transactions is not this block's.
     #[error("the block sends more than was ever counted")]
     Numbers,
-}
-
-/// The delivery to `to` among a block's, which are kept by ascending table; made where it is missing.
-fn delivery_to<'a>(deliveries: &'a mut Vec<Delivery>, block: &Block, to: TableId) -> &'a mut Delivery {
-    let index = deliveries.binary_search_by_key(&to, |delivery| delivery.to).unwrap_or_else(|index| {
-        let (source, height, hash) = (block.header().table, block.height(), block.hash());
-        let delivery = Delivery { source, height, hash, to, number: 0, applied: 0, receipts: Vec::new() };
-        deliveries.insert(index, delivery);
-        index
-    });
-    &mut deliveries[index]
 }

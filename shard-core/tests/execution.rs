@@ -432,7 +432,7 @@ fn references_are_judged_by_what_was_executed() {
     shard.check_supply();
     // One may be missing that brought no receipt, only an acknowledgement.
     let skipped = Receipt { number: 2, height: 9, ..delivery.receipts[0] };
-    let gap = shard_core::Delivery { height: 9, number: 3, receipts: vec![skipped], ..delivery };
+    let gap = shard_core::Delivery { height: 9, number: 3, receipts: [skipped].into(), ..delivery };
     let error = shard.tables[1].inbox_mut().on_delivery(gap);
     assert_eq!(error, Err(DeliveryError::Gap { expected: 2, got: 3 }));
 }
