@@ -18,8 +18,8 @@ use crate::{
 
 /// Nodes that count as one operation of a slice.
 const NODES: usize = 4;
-/// Nodes whose memory is asked for at a time, before any of them is hashed.
-const AHEAD: usize = 4 * LANES;
+/// Nodes that are taken at a time. While some of them are hashed, the memory of the next ones is on its way.
+const TAKEN: usize = 8 * LANES;
 
 /// A set of small numbers that is emptied in ascending order.
 #[derive(Clone, Debug, Default)]
@@ -167,23 +167,37 @@ impl Tree {
 
     /// Recomputes the next few dirty nodes of the sweep's level. Returns how many there were.
     fn hash_some(&mut self, leaves: &Leaves, sweep: &mut Sweep) -> usize {
-        let mut indices = [0; AHEAD];
+        let mut indices = [0; TAKEN];
         let (level, above) =
             self.levels[sweep.level..].split_first_mut().expect("the sweep is within the levels");
         let parents = above.first_mut().map(|level| &mut level.dirty);
         let count = level.dirty.take(&mut sweep.word, &mut indices, parents);
-        let indices = &indices[..count];
-        if sweep.level == 0 {
-            for position in indices {
-                prefetch(leaves.get(*position));
-                prefetch(&level.nodes[*position]);
+        let mut batches = indices[..count].chunks(LANES).peekable();
+        if let Some(first) = batches.peek() {
+            self.ask_for(leaves, sweep.level, first);
+        }
+        while let Some(batch) = batches.next() {
+            if let Some(next) = batches.peek() {
+                self.ask_for(leaves, sweep.level, next);
             }
-            indices.chunks(LANES).for_each(|positions| self.hash_leaves(leaves, positions));
-        } else {
-            indices.iter().for_each(|index| prefetch(&level.nodes[*index]));
-            indices.chunks(LANES).for_each(|indices| self.hash_parents(sweep.level, indices));
+            match sweep.level {
+                0 => self.hash_leaves(leaves, batch),
+                level => self.hash_parents(level, batch),
+            }
         }
         count
+    }
+
+    /// Asks for the memory that the hashing of these nodes touches.
+    fn ask_for(&self, leaves: &Leaves, level: usize, indices: &[usize]) {
+        indices.iter().for_each(|index| prefetch(&self.levels[level].nodes[*index]));
+        match level.checked_sub(1) {
+            None => indices.iter().for_each(|position| prefetch(leaves.get(*position))),
+            Some(below) => {
+                let below = &self.levels[below].nodes;
+                indices.iter().for_each(|index| prefetch(&below[2 * index]));
+            }
+        }
     }
 
     fn hash_leaves(&mut self, leaves: &Leaves, positions: &[usize]) {
