@@ -67,7 +67,7 @@ impl Domain {
     pub const VOTE: Domain = Domain::new("TOP/vote/v1");
     /// The header and root of a vote bundle: what a validator signs when it votes.
     pub const BUNDLE: Domain = Domain::new("TOP/bundle/v1");
-    /// The order of a block's checkers: its place, and a validator.
+    /// The ring that checkers follow one another on: a round, and a validator.
     pub const CHECKERS: Domain = Domain::new("TOP/checkers/v1");
     /// A view-change message.
     pub const VIEW_CHANGE: Domain = Domain::new("TOP/view-change/v1");
