@@ -1,12 +1,12 @@
 //! Shared verification: who checks the signatures of a block's transactions.
 //!
 //! A transaction's signature is objective: all honest replicas judge it alike. So f + 1 of them check it for all. The
-//! *checkers* of a block are its primary and the f replicas that follow it on a ring, whose order a hash gives; nobody
-//! chooses. The ring is the same for all tables for [`ROUND`] heights: whatever a primary proposes at a time is checked
-//! by the same f, in one batch, and a signature costs the less the more are verified together. And each replica
-//! follows f others, so the work falls on all alike, with some of them missing too. A prepare vote says whether its
-//! sender checked, and a block is prepared with a quorum of votes of which f + 1 checked: an honest replica is among
-//! these. The argument stands in the crate's README.
+//! *checkers* of a block are its primary and the f replicas that follow it on a ring, whose order a hash gives. The ring
+//! is the same for all blocks, of whatever table, whose times lie in one [`ROUND`]: what a primary proposes at a time is
+//! checked by the same f, in one batch, and a signature costs the less the more are verified together. Each replica
+//! follows f others; so where the tables' primaries are spread evenly the work is too, with some replicas missing as well.
+//! A prepare vote says whether its sender checked, and a block is prepared with a quorum of votes of which f + 1
+//! checked: an honest replica is among these. The argument stands in the crate's README.
 //!
 //! Who checks is a matter of speed alone. Each replica decides for itself whether it is its turn, and passes over
 //! those that it knows to be away or that were silent of late; where checks are missing nevertheless, everyone checks
@@ -20,8 +20,8 @@ use crate::{
     window::{Instance, Judgement},
 };
 
-/// Heights that a ring is good for.
-const ROUND: u64 = 1024;
+/// How long a ring is good for, µs.
+const ROUND: u64 = 30_000_000;
 /// A first silence is remembered for so many times the time after which everyone checks.
 const PENALTY: u64 = 8;
 /// How often that doubles.
@@ -81,23 +81,24 @@ impl Checkers {
     }
 }
 
-/// The place of a block, which fixes the order of its checkers.
+/// What fixes the order of a block's checkers.
 struct Place<'a> {
     committee: &'a Committee,
     table: TableId,
     view: View,
-    height: Height,
+    /// The block's, µs since 1970.
+    time: u64,
 }
 
 impl Place<'_> {
     /// The primary, and the others in the order in which they check.
     fn order(&self) -> (ReplicaId, Vec<ReplicaId>) {
-        let Place { committee, table, view, height } = *self;
+        let Place { committee, table, view, time } = *self;
         let primary = committee.primary(table, view);
         let mut round = Vec::with_capacity(32);
         round.put_u64(committee.chain());
         round.put_u32(committee.epoch());
-        round.put_u64(height / ROUND);
+        round.put_u64(time / ROUND);
         let mut ring: Vec<ReplicaId> = committee.replicas().collect();
         ring.sort_by_cached_key(|replica| Domain::CHECKERS.hash_parts(&[&round, &replica.to_le_bytes()]));
         let at = ring.iter().position(|&replica| replica == primary).expect("the primary is a replica");
@@ -108,13 +109,13 @@ impl Place<'_> {
 }
 
 impl Replica {
-    fn place(&self, view: View, height: Height) -> Place<'_> {
-        Place { committee: &self.config.committee, table: self.config.table, view, height }
+    fn place(&self, view: View, time: u64) -> Place<'_> {
+        Place { committee: &self.config.committee, table: self.config.table, view, time }
     }
 
-    /// Whether it is this replica's turn to check the signatures of a block.
-    pub(crate) fn is_checker(&self, view: View, height: Height, now: u64) -> bool {
-        self.config.check_all || self.checkers.includes(&self.place(view, height), self.config.me, now)
+    /// Whether it is this replica's turn to check the signatures of a block of a view and a time.
+    pub(crate) fn is_checker(&self, view: View, time: u64, now: u64) -> bool {
+        self.config.check_all || self.checkers.includes(&self.place(view, time), self.config.me, now)
     }
 
     /// A channel to a peer is down: it can't be counted on until [`on_connected`](Self::on_connected).
@@ -152,8 +153,8 @@ impl Replica {
             }
             let accepted = instance.accepted.as_mut().expect("what lacks checks is accepted");
             accepted.checking = true;
-            let block = accepted.block.clone();
-            self.punish_silent(view, height, now);
+            let (block, time) = (accepted.block.clone(), accepted.time);
+            self.punish_silent(view, height, time, now);
             if let Some(block) = block {
                 self.counters.checks_taken_over += 1;
                 self.emit(Output::Check { view, height, block });
@@ -162,8 +163,8 @@ impl Replica {
     }
 
     /// Remembers which checkers of a height have not said that they checked.
-    fn punish_silent(&mut self, view: View, height: Height, now: u64) {
-        let (_, mut order) = self.place(view, height).order();
+    fn punish_silent(&mut self, view: View, height: Height, time: u64, now: u64) {
+        let (_, mut order) = self.place(view, time).order();
         order.retain(|&replica| !self.checkers.is_silent(replica, now));
         order.truncate(self.config.committee.faulty());
         let first = self.config.check_after.saturating_mul(PENALTY);
@@ -201,13 +202,8 @@ mod tests {
         Committee::new(3, 0, (0..size).map(|i| [i; 32]).collect()).unwrap()
     }
 
-    fn checkers_of(
-        known: &Checkers,
-        committee: &Committee,
-        table: TableId,
-        height: Height,
-    ) -> Vec<ReplicaId> {
-        let place = Place { committee, table, view: 0, height };
+    fn checkers_of(known: &Checkers, committee: &Committee, table: TableId, time: u64) -> Vec<ReplicaId> {
+        let place = Place { committee, table, view: 0, time };
         committee.replicas().filter(|&me| known.includes(&place, me, 0)).collect()
     }
 
@@ -223,6 +219,9 @@ mod tests {
                     let checkers = checkers_of(&known, &committee, table, round * ROUND + u64::from(table));
                     assert_eq!(checkers.len(), faulty + 1);
                     assert!(checkers.contains(&committee.primary(table, 0)));
+                    // Those of another table with the same primary, whatever its height.
+                    let other = table + u16::from(size);
+                    assert_eq!(checkers, checkers_of(&known, &committee, other, round * ROUND + ROUND / 2));
                     checkers.iter().for_each(|&replica| turns[usize::from(replica)] += 1);
                     seen.extend(checkers.into_iter().filter(|_| table == 0));
                 }

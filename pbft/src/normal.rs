@@ -176,7 +176,7 @@ impl Replica {
         match signed {
             Some(vote) => self.accept(&block, Judgement::Valid { checked: vote.checked }),
             None => {
-                let check = self.is_checker(view, height, now);
+                let check = self.is_checker(view, block.header().time, now);
                 self.accept(&block, Judgement::Pending);
                 self.window.at(height).accepted.as_mut().expect("accepted above").checking = check;
                 self.emit(Output::Validate { view, height, block, check });

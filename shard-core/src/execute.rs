@@ -38,8 +38,8 @@ pub const CHECKPOINT_TIME: u64 = 1_000_000;
 const WINDOW: usize = 16;
 /// Payees at which a window ends.
 const WINDOW_PAYEES: usize = 64;
-/// Room for a block's receipts for one table that is kept for the next block.
-const KEPT_RECEIPTS: usize = 256;
+/// Room for a block's receipts for one table that is kept for the next block; there are as many pairs of tables as their square.
+const KEPT_RECEIPTS: usize = 4;
 
 /// Which transactions of a block failed, by ascending index. Goes into the log beside the block.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -154,7 +154,7 @@ enum Phase {
     Done(Option<Hash>),
 }
 
-/// What a block's execution works with. Empty between blocks, and kept, so that it allocates once.
+/// What a block's execution works with; kept from one to the next, so that little is allocated.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     lookup: Lookup,
@@ -309,7 +309,9 @@ impl Table {
         }
         *applied += count;
         *left = left.saturating_sub(count);
-        while let Some(delivery) = deliveries.pop_front_if(|first| first.receipts.len() <= *applied) {
+        while *left > 0
+            && let Some(delivery) = deliveries.pop_front_if(|first| first.receipts.len() <= *applied)
+        {
             *applied -= delivery.receipts.len();
             *left = left.saturating_sub(1);
             self.acknowledge(&delivery);

@@ -62,6 +62,11 @@ impl Bucket {
         })
     }
 
+    /// All of its positions.
+    fn taken(&self) -> impl Iterator<Item = Position> {
+        self.positions.iter().zip(self.tags).take_while(|(_, tag)| *tag != 0).map(|(position, _)| *position)
+    }
+
     fn is_full(&self) -> bool {
         self.tags[SLOTS - 1] != 0
     }
@@ -101,14 +106,15 @@ impl Part {
         self.count += 1;
     }
 
-    /// By half: what is empty is memory, and what moves is time.
-    fn grow(&mut self, key_of: impl Fn(Position) -> Key) {
+    /// By half: what is empty is memory, and what moves is time. The leaves that say where all belongs lie anywhere, so those of
+    /// the next bucket are asked for while this one's move.
+    fn grow(&mut self, leaves: &Leaves, key_of: impl Fn(Position) -> Key) {
         let buckets = vec![Bucket::default(); self.buckets.len() + self.buckets.len().div_ceil(2).max(1)];
         let old = std::mem::replace(self, Part { buckets, count: 0 });
-        for bucket in &old.buckets {
-            for (position, _) in bucket.positions.iter().zip(bucket.tags).take_while(|(_, tag)| *tag != 0) {
-                self.place(key_of(*position), *position);
-            }
+        for (at, bucket) in old.buckets.iter().enumerate() {
+            let next = old.buckets.get(at + 1).into_iter().flat_map(Bucket::taken);
+            next.for_each(|position| prefetch(leaves.get(position as usize)));
+            bucket.taken().for_each(|position| self.place(key_of(position), position));
         }
     }
 }
@@ -179,7 +185,7 @@ impl Index {
         let key = key_of(position);
         let part = &mut parts[key.part()];
         if part.count >= part.buckets.len() * MAX_TAKEN {
-            part.grow(key_of);
+            part.grow(leaves, key_of);
         }
         part.place(key, position);
     }

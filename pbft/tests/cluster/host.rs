@@ -257,7 +257,8 @@ fn build(slot: Slot, (table, me): (TableId, ReplicaId), salt: u64, invalid: bool
         table,
         height: slot.height,
         view: slot.view,
-        time: slot.parent_time + 1,
+        // So that the checkers change every few blocks.
+        time: slot.parent_time + 10_000_000,
         proposer: me,
         parent: slot.parent,
         checkpoint_height: if invalid { u64::MAX } else { 0 },

@@ -236,23 +236,14 @@ fn liars_vouch_for_forged_blocks() {
 /// Their blocks wait for a moment, then all others check.
 #[test]
 fn checkers_that_never_check_halt_nobody() {
-    // By size. Whom the mute follow, and so in which histories it is their turn, is the ring's to say.
-    let taken_over = std::cell::Cell::new([0; 3]);
     run("checkers_that_never_check_halt_nobody", 40, |seed| {
-        let size = (seed % 3) as usize;
-        let n = [4, 5, 7][size];
-        let table = u16::try_from(seed / 3 % n as u64).unwrap();
-        let faults = Faults { delay: 10, table, checkers: Checkers::Mute, ..Faults::default() };
+        let n = [4, 5, 7][(seed % 3) as usize];
+        let faults = Faults { delay: 10, checkers: Checkers::Mute, ..Faults::default() };
         let mut world = World::new(seed, n, faults);
         world.work_for(4 * SECOND, 40);
         world.run_until_done(30 * SECOND);
-        let mut counts = taken_over.get();
-        counts[size] += world.counters(|c| c.checks_taken_over);
-        taken_over.set(counts);
+        assert!(world.counters(|c| c.checks_taken_over) > 0);
         assert!(world.views().iter().all(|&view| view == 0), "no view is lost over it");
         world.run_until_idle(60 * SECOND);
     });
-    if std::env::var_os("TOP_PBFT_SEED").is_none() {
-        assert!(taken_over.get().iter().all(|&count| count > 0), "{taken_over:?}");
-    }
 }
