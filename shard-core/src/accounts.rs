@@ -98,13 +98,14 @@ impl Accounts {
     /// Appends a leaf whose address is unknown so far; else nothing is done. Returns the place, and whether it is new.
     pub(crate) fn insert(&mut self, leaf: AccountLeaf) -> (Position, bool) {
         let Accounts { leaves, index, tree, .. } = self;
-        if let Some(position) = index.position(leaves, &leaf.address) {
+        let key = index.key(&leaf.address);
+        if let Some(position) = index.find(key, leaves, &leaf.address) {
             return (position, false);
         }
         assert!((leaves.len() as u64) < MAX_ACCOUNTS, "positions are 32 bits");
         let position = Position::try_from(leaves.len()).expect("checked above");
+        index.insert(key, leaves, position);
         leaves.push(leaf);
-        index.insert(leaves, position);
         tree.touch(position as usize);
         (position, true)
     }

@@ -20,7 +20,7 @@ const MAX_TAKEN: usize = 10;
 
 /// The hash of an address under the index's key.
 #[derive(Clone, Copy, Debug)]
-struct Key(u64);
+pub(crate) struct Key(u64);
 
 impl Key {
     fn part(self) -> usize {
@@ -140,7 +140,8 @@ impl Index {
         Index { parts: (0..PARTS).map(|_| Part::default()).collect(), hasher }
     }
 
-    fn key(&self, address: &Address) -> Key {
+    /// What an address is looked up and inserted by.
+    pub(crate) fn key(&self, address: &Address) -> Key {
         Key(self.hasher.hash_one(address))
     }
 
@@ -149,7 +150,8 @@ impl Index {
         self.find(self.key(address), leaves, address)
     }
 
-    fn find(&self, key: Key, leaves: &Leaves, address: &Address) -> Option<Position> {
+    /// The same, by the address's key.
+    pub(crate) fn find(&self, key: Key, leaves: &Leaves, address: &Address) -> Option<Position> {
         let is_it = |position: Position| leaves.get(position as usize).address == *address;
         self.parts[key.part()].find(key, is_it)
     }
@@ -178,14 +180,12 @@ impl Index {
         lookup.positions.extend(found);
     }
 
-    /// Takes in the address of the leaf at `position`, which is unknown so far.
-    pub(crate) fn insert(&mut self, leaves: &Leaves, position: Position) {
+    /// Takes in an address that is unknown so far, by its key, and where its leaf lies or will lie.
+    pub(crate) fn insert(&mut self, key: Key, leaves: &Leaves, position: Position) {
         let Index { parts, hasher } = self;
-        let key_of = |position: Position| Key(hasher.hash_one(leaves.get(position as usize).address));
-        let key = key_of(position);
         let part = &mut parts[key.part()];
         if part.count >= part.buckets.len() * MAX_TAKEN {
-            part.grow(leaves, key_of);
+            part.grow(leaves, |position| Key(hasher.hash_one(leaves.get(position as usize).address)));
         }
         part.place(key, position);
     }
@@ -222,7 +222,7 @@ mod tests {
                 prop_assert_eq!(index.position(&leaves, &address), None);
                 let position = Position::try_from(leaves.len()).unwrap();
                 leaves.push(AccountLeaf { address, ..AccountLeaf::default() });
-                index.insert(&leaves, position);
+                index.insert(index.key(&address), &leaves, position);
                 prop_assert_eq!(index.position(&leaves, &address), Some(position));
             }
             let all: Vec<Address> = (0..4000).map(address).collect();
@@ -256,7 +256,7 @@ mod tests {
             assert_eq!(part.find(*key, |_| true), None);
             part.place(*key, position);
         }
-        let taken = |bucket: &Bucket| bucket.tags.iter().filter(|tag| **tag != 0).count();
+        let taken = |bucket: &Bucket| bucket.taken().count();
         assert_eq!(part.buckets.iter().map(taken).collect::<Vec<_>>(), [12, 6, 0, 12]);
         for (key, position) in keys.iter().zip(0..) {
             assert_eq!(part.find(*key, |_| true), Some(position));
