@@ -3,7 +3,7 @@
 use crate::{
     Committee, Vote, VoteKind,
     committee::MAX_VALIDATORS,
-    keys::VerifyFn,
+    keys::Verify,
     planted::{self, Defect},
     vote::{VOTE_SIZE, VoteProof},
     wire::{Put, Reader, WireError},
@@ -77,7 +77,7 @@ impl Certificate {
     }
 
     /// Whether a quorum of this committee stands behind it; for a prepare, f + 1 of them having checked the block.
-    pub fn check(&self, committee: &Committee, verify: VerifyFn) -> Result<(), CertificateError> {
+    pub fn check(&self, committee: &Committee, verify: &Verify) -> Result<(), CertificateError> {
         let (have, quorum) = (self.proofs.len(), committee.quorum());
         if have < quorum {
             return Err(CertificateError::Quorum { have, quorum });
@@ -138,16 +138,16 @@ mod tests {
     #[test]
     fn a_quorum_convinces_and_less_does_not() {
         let (good, committee) = certificate(0..3);
-        assert_eq!(good.check(&committee, verify), Ok(()));
+        assert_eq!(good.check(&committee, &verify), Ok(()));
         let mut bytes = Vec::new();
         good.encode(&mut bytes);
         assert_eq!(Certificate::decode(&mut Reader::new(&bytes)), Ok(good.clone()));
         let (few, _) = certificate(0..2);
-        assert_eq!(few.check(&committee, verify), Err(CertificateError::Quorum { have: 2, quorum: 3 }));
+        assert_eq!(few.check(&committee, &verify), Err(CertificateError::Quorum { have: 2, quorum: 3 }));
         // Of replicas 0 to 3 the even ones have checked.
         let (mut half, committee4) = certificate(0..4);
         half.proofs.remove(0);
-        assert_eq!(half.check(&committee4, verify), Err(CertificateError::Unchecked { have: 1, needed: 2 }));
+        assert_eq!(half.check(&committee4, &verify), Err(CertificateError::Unchecked { have: 1, needed: 2 }));
         let mut twice = good.clone();
         twice.proofs[1] = twice.proofs[0].clone();
         bytes.clear();
@@ -166,12 +166,12 @@ mod tests {
             Certificate { vote: Vote { digest: Hash::ZERO, ..good.vote }, ..good.clone() },
         ];
         for certificate in forged {
-            assert!(certificate.check(&committee, verify).is_err(), "{:?}", certificate.vote);
+            assert!(certificate.check(&committee, &verify).is_err(), "{:?}", certificate.vote);
         }
         let mut flag = good.clone();
         flag.proofs[1].checked = true;
-        assert_eq!(flag.check(&committee, verify), Err(CertificateError::Forged(1)));
+        assert_eq!(flag.check(&committee, &verify), Err(CertificateError::Forged(1)));
         let other = Committee::new(8, 0, committee.replicas().map(|r| *committee.key(r).unwrap()).collect());
-        assert!(good.check(&other.unwrap(), verify).is_err(), "a vote of another network");
+        assert!(good.check(&other.unwrap(), &verify).is_err(), "a vote of another network");
     }
 }

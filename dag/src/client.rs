@@ -101,7 +101,7 @@ pub enum Code {
     /// The address belongs to no table of this shard.
     #[error("unknown table: this shard does not hold the account")]
     UnknownTable = 19,
-    /// The node is stopping or has lost its disk.
+    /// The node is stopping, has lost its disk, or is behind the others and can't tell yet.
     #[error("the node does not take transactions now: submit to another one")]
     Unavailable = 20,
 }

@@ -12,6 +12,9 @@ pub type Signature = [u8; 64];
 /// verifier, so that the single and the batched check are one piece of code.
 pub type VerifyFn = fn(&[u8; 32], &[u8], &Signature) -> bool;
 
+/// The same, where the caller may remember what it has checked.
+pub type Verify = dyn Fn(&[u8; 32], &[u8], &Signature) -> bool;
+
 /// A secret Ed25519 key with its public half. Wiped from memory when dropped.
 #[derive(Clone)]
 pub struct KeyPair(Secret);

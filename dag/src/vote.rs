@@ -20,7 +20,7 @@ use rkyv::{
 use crate::{
     ChainId, Committee, Epoch, Hash, Height, LaneId, ReplicaId, TableId, View,
     hash::Domain,
-    keys::{KeyPair, Signature, VerifyFn},
+    keys::{KeyPair, Signature, Verify},
     merkle,
     wire::{Put, Reader, WireError},
 };
@@ -334,7 +334,7 @@ impl VoteProof {
     }
 
     /// Whether this proves that the committee's replica cast `vote`.
-    pub fn proves(&self, vote: &Vote, committee: &Committee, verify: VerifyFn) -> bool {
+    pub fn proves(&self, vote: &Vote, committee: &Committee, verify: &Verify) -> bool {
         let vote = Vote { checked: self.checked, ..*vote };
         let Some(key) = committee.key(self.replica) else { return false };
         let (index, count) = (usize::from(self.index), usize::from(self.count));

@@ -11,6 +11,7 @@ pub mod node;
 pub mod process;
 pub mod recovery;
 pub mod relay;
+mod remembered;
 pub mod repair;
 pub mod rpc;
 pub mod side;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use dag::{
     Block, Certificate, Hash, Height, TableId,
     client::Code,
-    keys::KeyPair,
+    keys::{KeyPair, Verify},
     planted::{self, Defect},
     wire::{Reader, WireError},
 };
@@ -26,6 +26,7 @@ use crate::{
     node::{
         AGREEMENT, OUTCOME, OutcomeRecord, SECTION_MARK, SECTION_PROMISE, StateError, TableSetup, load_state,
     },
+    remembered::remembering,
     rpc::BlockInfo,
     side::disk::Disk,
     snapshot::{self, Snapshot, SnapshotError},
@@ -157,8 +158,9 @@ pub fn recover<D: Disk>(
     key: &Rc<KeyPair>,
 ) -> Result<Recovered, RecoveryError> {
     let (mut tables, mut notes) = (Vec::new(), Vec::new());
+    let verify = remembering(shard.signatures.verify(), shard.known.clone());
     for table in placement.tables(shard) {
-        tables.push(open_table(sources, shard, table, key, &mut notes)?);
+        tables.push(open_table(sources, shard, table, key, &verify, &mut notes)?);
     }
     segment::remove_leftovers(&sources.disk, sources.directory, placement.core)?;
     let (disk, from) = (sources.disk.clone(), sources.log_from);
@@ -218,6 +220,7 @@ fn open_table<D: Disk>(
     shard: &Shard,
     id: TableId,
     key: &Rc<KeyPair>,
+    verify: &Rc<Verify>,
     notes: &mut Vec<String>,
 ) -> Result<Recovering, RecoveryError> {
     let config = partition::Config {
@@ -234,7 +237,7 @@ fn open_table<D: Disk>(
     let (state, base) = match &newest.snapshot {
         Some(snapshot) => {
             let sections = snapshot.sections().map(|section| (section.kind, section.bytes));
-            load_state(config, &shard.committee, shard.signatures.verify(), |_, _| true, sections)
+            load_state(config, &shard.committee, &**verify, |_, _| true, sections)
                 .map_err(|error| RecoveryError::State { table: id, error })?
         }
         None => {
@@ -246,8 +249,7 @@ fn open_table<D: Disk>(
             (state, base)
         }
     };
-    let verify = shard.signatures.verify();
-    let mut config = pbft::Config::new(id, shard.me, shard.committee.clone(), key.clone(), verify);
+    let mut config = pbft::Config::new(id, shard.me, shard.committee.clone(), key.clone(), verify.clone());
     let agreement = sources.agreement;
     (config.base_timeout, config.max_timeout) = (agreement.view_timeout, agreement.view_timeout_max);
     (config.check_all, config.check_after) = (agreement.check_all, agreement.check_after);

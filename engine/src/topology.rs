@@ -6,7 +6,7 @@
 use std::{ops::Range, rc::Rc, thread::available_parallelism};
 
 use dag::{ChainId, Committee, Epoch, Hash, LaneId, ReplicaId, TableId, keys::VerifyFn};
-use shard_core::sigbatch;
+use shard_core::sigbatch::{self, KnownKeys};
 
 use crate::config::Setup;
 
@@ -51,6 +51,8 @@ pub struct Shard {
     pub lanes: u16,
     /// How signatures are judged.
     pub signatures: Signatures,
+    /// Tables of the committee's keys, for what validators sign; empty where signatures are simulated.
+    pub known: Rc<KnownKeys>,
 }
 
 /// How signatures are judged.
@@ -78,13 +80,17 @@ impl Signatures {
 impl Shard {
     /// As a node's genesis and key say.
     pub fn of(setup: &Setup) -> Shard {
+        let committee = setup.genesis.committee();
+        let keys = committee.replicas().filter_map(|replica| committee.key(replica).copied());
+        let known = KnownKeys::with_backend(setup.config.cores.instructions, &keys.collect::<Vec<_>>());
         Shard {
             genesis: setup.genesis.hash(),
-            committee: Rc::new(setup.genesis.committee().clone()),
+            committee: Rc::new(committee.clone()),
             me: setup.replica,
             tables: setup.genesis.tables(),
             lanes: setup.genesis.lanes(),
             signatures: Signatures::Ed25519,
+            known: Rc::new(known),
         }
     }
 
@@ -176,6 +182,7 @@ mod tests {
                 tables,
                 lanes,
                 signatures: Signatures::Ed25519,
+                known: Rc::new(KnownKeys::with_backend(sigbatch::Backend::PORTABLE, &[])),
             };
             let mut seen = vec![0; usize::from(tables)];
             for core in 0..cores {

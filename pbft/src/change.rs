@@ -282,7 +282,7 @@ impl Replica {
         if !newer || peer.refused >= Some(change.view) {
             return;
         }
-        if !change.is_signed(&self.config.committee, self.config.table, self.config.verify) {
+        if !change.is_signed(&self.config.committee, self.config.table, &*self.config.verify) {
             self.counters.faulty += 1;
             return;
         }
@@ -323,7 +323,7 @@ impl Replica {
         let (view, config) = (self.views.view, &self.config);
         for peer in self.views.peers.iter_mut().filter(|peer| !peer.proven) {
             let Some(change) = peer.change.as_ref().filter(|change| change.view == view) else { continue };
-            peer.proven = change.check(&config.committee, config.table, config.verify).is_ok();
+            peer.proven = change.check(&config.committee, config.table, &*config.verify).is_ok();
             if !peer.proven {
                 peer.change = None;
                 peer.refused = Some(view);
@@ -341,7 +341,7 @@ impl Replica {
             return;
         }
         let config = &self.config;
-        if new_view.check(&config.committee, config.table, config.verify).is_err() {
+        if new_view.check(&config.committee, config.table, &*config.verify).is_err() {
             self.views.peer(from).forges = true;
             self.counters.faulty += 1;
             return;

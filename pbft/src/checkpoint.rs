@@ -290,7 +290,7 @@ impl Replica {
         if self.transferring().is_some_and(|transfer| vote.height <= transfer.height) {
             return;
         }
-        if certificate.check(&self.config.committee, self.config.verify).is_err() {
+        if certificate.check(&self.config.committee, &*self.config.verify).is_err() {
             self.counters.faulty += 1;
             return;
         }

@@ -1,16 +1,16 @@
 //! What a replica is told when it is made.
 
-use std::rc::Rc;
+use std::{fmt, rc::Rc};
 
 use dag::{
     Certificate, Committee, Hash, Height, ReplicaId, TableId, VoteKind,
-    keys::{KeyPair, VerifyFn},
+    keys::{KeyPair, Verify},
 };
 
 use crate::view_change::MAX_PREPARED;
 
 /// The fixed parameters of one table's replica.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// The table that it agrees on.
     pub table: TableId,
@@ -40,7 +40,13 @@ pub struct Config {
     /// 150 ms. Shorter than this, a burst of load would make all do the work of few.
     pub check_after: u64,
     /// The signature rule, for certificates and view changes. Bundles of votes are checked by the host.
-    pub verify: VerifyFn,
+    pub verify: Rc<Verify>,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("table", &self.table).field("me", &self.me).finish_non_exhaustive()
+    }
 }
 
 impl Config {
@@ -53,7 +59,7 @@ impl Config {
         me: ReplicaId,
         committee: Rc<Committee>,
         key: Rc<KeyPair>,
-        verify: VerifyFn,
+        verify: Rc<Verify>,
     ) -> Config {
         const MS: u64 = 1_000_000;
         Config {

@@ -1,6 +1,6 @@
 //! Proof of equivocation.
 
-use dag::{Committee, ReplicaId, Vote, keys::VerifyFn, vote::VoteProof};
+use dag::{Committee, ReplicaId, Vote, keys::Verify, vote::VoteProof};
 
 /// Two conflicting votes of one validator, with what proves both to a third party: same kind, table, view and
 /// height, but not the same digest. An honest validator never signs such a pair, not even across restarts.
@@ -24,7 +24,7 @@ impl Evidence {
     }
 
     /// The validator that this convicts; `None` where it proves nothing.
-    pub fn culprit(&self, committee: &Committee, verify: VerifyFn) -> Option<ReplicaId> {
+    pub fn culprit(&self, committee: &Committee, verify: &Verify) -> Option<ReplicaId> {
         let convicts = self.first_proof.replica == self.second_proof.replica
             && Self::conflict(&self.first, &self.second)
             && self.first_proof.proves(&self.first, committee, verify)

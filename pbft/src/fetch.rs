@@ -11,6 +11,9 @@ use crate::{
     replica::{Head, Replica},
 };
 
+/// Blocks are asked for while fewer committed ones than this wait for their execution. Past it they come no faster by asking.
+pub const MAX_UNEXECUTED: u64 = 2 * MAX_BLOCKS as u64;
+
 /// A question that is out.
 #[derive(Debug)]
 struct Fetch {
@@ -21,8 +24,8 @@ struct Fetch {
 /// What peers claim to have committed, and whom this replica has asked. One question at a time.
 #[derive(Debug)]
 pub(crate) struct Catchup {
-    /// By replica. A claim that is not honoured in time is forgotten, so a liar costs one timeout.
-    claims: Vec<Height>,
+    /// By replica, where it has said anything. A claim that is not honoured in time is forgotten, so a liar costs one timeout.
+    claims: Vec<Option<Height>>,
     fetch: Option<Fetch>,
     /// Where the search for a peer to ask begins; moves on with every failure.
     next: usize,
@@ -30,13 +33,13 @@ pub(crate) struct Catchup {
 
 impl Catchup {
     pub(crate) fn new(size: usize) -> Catchup {
-        Catchup { claims: vec![0; size], fetch: None, next: 0 }
+        Catchup { claims: vec![None; size], fetch: None, next: 0 }
     }
 
     /// `replica` has shown or said that it has committed this height.
     pub(crate) fn claim(&mut self, replica: ReplicaId, height: Height) {
         let claim = &mut self.claims[usize::from(replica)];
-        *claim = height.max(*claim);
+        *claim = (*claim).max(Some(height));
     }
 
     pub(crate) fn deadline(&self) -> Option<u64> {
@@ -44,7 +47,7 @@ impl Catchup {
     }
 
     fn failed(&mut self, peer: ReplicaId) {
-        self.claims[usize::from(peer)] = 0;
+        self.claims[usize::from(peer)] = Some(0);
         self.next = usize::from(peer) + 1;
         self.fetch = None;
     }
@@ -53,16 +56,27 @@ impl Catchup {
     fn candidate(&self, me: ReplicaId, height: Height) -> Option<(ReplicaId, Height)> {
         let size = self.claims.len();
         let order = (0..size).map(|i| (self.next + i) % size);
-        let index = order.into_iter().find(|&i| i != usize::from(me) && self.claims[i] > height)?;
-        Some((ReplicaId::try_from(index).expect("at most 128"), self.claims[index]))
+        let mut claims =
+            order.into_iter().filter(|&i| i != usize::from(me)).map(|i| (i, self.claims[i].unwrap_or(0)));
+        let (index, claim) = claims.find(|(_, claim)| *claim > height)?;
+        Some((ReplicaId::try_from(index).expect("at most 128"), claim))
     }
 }
 
 impl Replica {
-    /// Asks for the blocks above the committed height, where a peer claims to have them and no question is
-    /// out.
+    /// Whether others may have committed what this replica has not: someone says so, or too few have said where they stand since it
+    /// started. What it knows of accounts may be old.
+    pub fn is_behind(&self) -> bool {
+        let heard = self.catchup.claims.iter().flatten().count();
+        let ahead = self.catchup.candidate(self.config.me, self.head.height);
+        heard + 1 < self.quorum() || ahead.is_some() || self.is_transferring()
+    }
+
+    /// Asks for the blocks above the committed height, where a peer claims to have them, no question is out, and execution keeps
+    /// up.
     pub(crate) fn fetch_blocks(&mut self, now: u64) {
-        if self.catchup.fetch.is_some() || self.is_transferring() {
+        let unexecuted = self.head.height.saturating_sub(self.checkpoints.executed());
+        if self.catchup.fetch.is_some() || self.is_transferring() || unexecuted >= MAX_UNEXECUTED {
             return;
         }
         let Some((peer, claim)) = self.catchup.candidate(self.config.me, self.head.height) else { return };
@@ -129,7 +143,7 @@ impl Replica {
         vote.kind == VoteKind::Commit
             && vote.table == self.config.table
             && (vote.height, vote.digest) == (block.height(), block.hash())
-            && certificate.check(&self.config.committee, self.config.verify).is_ok()
+            && certificate.check(&self.config.committee, &*self.config.verify).is_ok()
     }
 
     /// Asks for a block that this replica must have to go on: re-proposed, or committed by votes. Once;

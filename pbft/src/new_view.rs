@@ -9,7 +9,7 @@
 use dag::{
     Certificate, Committee, Hash, Height, TableId, View,
     committee::MAX_VALIDATORS,
-    keys::{KeyPair, Signature, VerifyFn},
+    keys::{KeyPair, Signature, Verify},
     planted::{self, Defect},
     wire::{Put, Reader, WireError},
 };
@@ -134,7 +134,7 @@ impl NewView {
     }
 
     /// Checks every signature and certificate of it, cheapest first.
-    pub fn check(&self, committee: &Committee, table: TableId, verify: VerifyFn) -> Result<(), NewViewError> {
+    pub fn check(&self, committee: &Committee, table: TableId, verify: &Verify) -> Result<(), NewViewError> {
         if self.changes.len() < committee.quorum() {
             return Err(NewViewError::Quorum(self.changes.len()));
         }

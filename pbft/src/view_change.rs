@@ -8,7 +8,7 @@
 use dag::{
     Certificate, Committee, Hash, Height, ReplicaId, TableId, View, VoteKind,
     hash::Domain,
-    keys::{KeyPair, Signature, VerifyFn},
+    keys::{KeyPair, Signature, Verify},
     table_block::HEADER_SIZE,
     wire::{Put, Reader, WireError},
 };
@@ -159,7 +159,7 @@ impl ViewChange {
     }
 
     /// Whether its sender is of the committee and signed it.
-    pub fn is_signed(&self, committee: &Committee, table: TableId, verify: VerifyFn) -> bool {
+    pub fn is_signed(&self, committee: &Committee, table: TableId, verify: &Verify) -> bool {
         let digest = self.digest(committee, table);
         committee.key(self.replica).is_some_and(|key| verify(key, digest.as_bytes(), &self.signature))
     }
@@ -170,7 +170,7 @@ impl ViewChange {
         &self,
         committee: &Committee,
         table: TableId,
-        verify: VerifyFn,
+        verify: &Verify,
     ) -> Result<(), ViewChangeError> {
         if !self.is_signed(committee, table, verify) {
             return Err(ViewChangeError::Signature(self.replica));

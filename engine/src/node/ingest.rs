@@ -157,10 +157,11 @@ impl Core {
                 self.verifier.push(key, id, signature, subject, ours);
             }
             Ok(Admission::Known) => self.calls.accepted(client),
-            Err(answer) if answer.code == Code::StaleSequence && now < table.unsure_until => {
-                self.settled.push(Settled { origin, answer: Code::Unavailable.into() });
+            Err(answer) => {
+                let answer =
+                    if table.is_unsure(answer.code, now) { Code::Unavailable.into() } else { answer };
+                self.settled.push(Settled { origin, answer });
             }
-            Err(answer) => self.settled.push(Settled { origin, answer }),
         }
     }
 
@@ -230,6 +231,11 @@ impl Core {
         let table = &mut self.tables[slot];
         let before = self.settled.len();
         table.mempool.verified(table.state.accounts(), ticket, valid, &mut self.settled);
+        for settled in &mut self.settled[before..] {
+            if table.is_unsure(settled.answer.code, now) {
+                settled.answer = Code::Unavailable.into();
+            }
+        }
         table.ready_since.get_or_insert(now);
         if self.settled.len() == before {
             self.calls.accepted(client);

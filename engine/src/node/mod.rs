@@ -264,13 +264,12 @@ impl Core {
             })
             .collect();
         assert_eq!(tables.len(), placement.tables(&shard).len(), "every table of the core is there");
-        let peers: Vec<[u8; 32]> = shard.peer_keys().collect();
         Core {
             verifier: Verifier::new(
                 shard.signatures,
                 settings.instructions,
                 verifier_seed,
-                &peers,
+                shard.known.clone(),
                 settings.verify_slice,
             ),
             verdicts: Vec::new(),

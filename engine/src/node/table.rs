@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, rc::Rc};
 
 use bytes::Bytes;
-use dag::{Block, Certificate, Hash, Height, LaneId, TableId, View};
+use dag::{Block, Certificate, Hash, Height, LaneId, TableId, View, client::Code};
 use pbft::{Replica, Slot};
 use shard_core::{
     Mempool, Table,
@@ -189,6 +189,17 @@ impl TableNode {
         }
         let surviving = waiting.chain(self.replica.in_flight());
         self.mempool.repropose(self.state.accounts(), surviving, settled);
+    }
+
+    /// Whether a refusal may be wrong because this node is behind: another validator knows.
+    pub fn is_unsure(&self, refusal: Code, now: u64) -> bool {
+        match refusal {
+            Code::StaleSequence => now < self.unsure_until,
+            Code::GappedSequence | Code::Overdraft => {
+                self.replica.is_behind() || self.unexecuted.len() >= MAX_UNEXECUTED
+            }
+            _ => false,
+        }
     }
 
     /// When the table counts as stuck: something waits, and nothing is committed for [`STUCK_AFTER`].

@@ -8,7 +8,7 @@
 //! begins only when it is worth it or its first signature has waited so long; where little comes it begins at once. And what
 //! clients sent need not be verified long before this core can propose it: until [`LEAD`] before, it waits for company as well.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, rc::Rc};
 
 use dag::{
     Hash,
@@ -106,7 +106,7 @@ impl Rate {
 pub struct Verifier<S> {
     rule: Signatures,
     /// The committee's keys.
-    known: KnownKeys,
+    known: Rc<KnownKeys>,
     votes: VecDeque<Waiting<S>>,
     /// Votes that the tables did not accept.
     doubtful: Job<S>,
@@ -206,25 +206,24 @@ impl<S> Job<S> {
 }
 
 impl<S> Verifier<S> {
-    /// `seed` is drawn from the operating system, once for each core; `committee` are the keys that sign votes; `budget` is the
+    /// `seed` is drawn from the operating system, once for each core; `known` are the keys that sign votes; `budget` is the
     /// slice in units of about a µs.
     pub fn new(
         rule: Signatures,
         instructions: Backend,
         seed: [u8; 32],
-        committee: &[[u8; 32]],
+        known: Rc<KnownKeys>,
         budget: usize,
     ) -> Self {
         // Two jobs never draw the same coefficients.
         let mut other = seed;
         other[0] ^= 1;
-        let committee = if rule == Signatures::Ed25519 { committee } else { &[] };
         Verifier {
             rule,
-            known: KnownKeys::with_backend(instructions, committee),
             votes: VecDeque::new(),
-            doubtful: Job::new(Batch::with_backend(instructions, DOUBTFUL, other, committee.len())),
+            doubtful: Job::new(Batch::with_backend(instructions, DOUBTFUL, other, known.len())),
             transactions: Job::new(Batch::with_backend(instructions, BATCH, seed, CACHED_KEYS)),
+            known,
             budget,
             rate: Rate::default(),
             arrived: 0,
@@ -337,10 +336,14 @@ mod tests {
 
     use super::*;
 
+    fn known(keys: &[[u8; 32]]) -> Rc<KnownKeys> {
+        Rc::new(KnownKeys::with_backend(Backend::best(), keys))
+    }
+
     #[test]
     fn every_subject_gets_its_own_verdict() {
         let key = KeyPair::from_seed(&[2; 32]);
-        let mut verifier = Verifier::new(Signatures::Ed25519, Backend::best(), [1; 32], &[], 500);
+        let mut verifier = Verifier::new(Signatures::Ed25519, Backend::best(), [1; 32], known(&[]), 500);
         for i in 0..1500u32 {
             let message = dag::hash::Domain::VOTE.hash(&i.to_le_bytes());
             let mut signature = key.sign(&message);
@@ -371,7 +374,7 @@ mod tests {
                 false => verifier.push(&key.public(), message, &signature, i, true),
             }
         };
-        (Verifier::new(Signatures::Ed25519, Backend::best(), [1; 32], &[], 1 << 20), push)
+        (Verifier::new(Signatures::Ed25519, Backend::best(), [1; 32], known(&[]), 1 << 20), push)
     }
 
     #[test]
@@ -442,7 +445,8 @@ mod tests {
     fn votes_are_judged_at_once_whoever_signed_them() {
         let keys = [4, 5, 6].map(|seed| KeyPair::from_seed(&[seed; 32]));
         let committee = [keys[0].public(), keys[1].public()];
-        let mut verifier = Verifier::new(Signatures::Ed25519, Backend::best(), [1; 32], &committee, 1 << 20);
+        let mut verifier =
+            Verifier::new(Signatures::Ed25519, Backend::best(), [1; 32], known(&committee), 1 << 20);
         let mut expected = Vec::new();
         for i in 0..60u32 {
             // By keys of the committee and another; every seventh is forged.

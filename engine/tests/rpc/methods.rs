@@ -183,7 +183,7 @@ fn a_proof_convinces_whoever_knows_the_committee() {
 
     let certificate = bytes(&answer["certificate"]["bytes"]);
     let certificate = Certificate::decode(&mut Reader::new(&certificate)).unwrap();
-    certificate.check(genesis().committee(), verify).unwrap();
+    certificate.check(genesis().committee(), &verify).unwrap();
     let checkpoint = bytes(&answer["checkpoint"]);
     let checkpoint = CheckpointPreimage::decode(&mut Reader::new(&checkpoint)).unwrap();
     assert_eq!(checkpoint.digest(), certificate.vote.digest);

@@ -93,7 +93,7 @@ impl Host {
     /// Starts from snapshot and log.
     pub fn boot(&mut self, now: u64) {
         let (key, committee) = (Rc::clone(&self.key), Rc::clone(&self.committee));
-        let mut config = Config::new(self.table, self.me, committee, key, self.verify);
+        let mut config = Config::new(self.table, self.me, committee, key, Rc::new(self.verify));
         config.watermark = 4 * CHECKPOINT_EVERY;
         config.max_timeout = 5_000_000_000;
         if self.timeout > 0 {
@@ -159,7 +159,7 @@ impl Host {
     fn execute(&mut self, block: Block, certificate: Certificate, now: u64) {
         let height = block.height();
         assert_eq!(height, self.chain_start + self.chain.len() as u64, "contiguous");
-        assert_eq!(certificate.check(&self.committee, self.verify), Ok(()));
+        assert_eq!(certificate.check(&self.committee, &self.verify), Ok(()));
         assert_eq!(certificate.vote.digest, block.hash());
         let hash = block.hash();
         self.chain.push((certificate, block));

@@ -313,7 +313,7 @@ impl World {
             }
             News::Evidence(evidence) => {
                 let host = &self.hosts[node];
-                let culprit = evidence.culprit(&host.committee, host.verify).expect("evidence convicts");
+                let culprit = evidence.culprit(&host.committee, &host.verify).expect("evidence convicts");
                 assert!(self.is_twin(usize::from(culprit)), "replica {culprit} is honest");
             }
         }

@@ -241,10 +241,10 @@ fn conflicting_votes_are_evidence_and_count_once() {
     kit.cast(&mut replica, 2, vote(VoteKind::Commit, 0, 1, block.hash()));
     let outputs = drain(&mut replica);
     let [Output::Evidence(evidence)] = &outputs[..] else { panic!("{outputs:?}") };
-    assert_eq!(evidence.culprit(&kit.committee, crate::kit::verify), Some(3));
+    assert_eq!(evidence.culprit(&kit.committee, &crate::kit::verify), Some(3));
     let mut forged = evidence.clone();
     forged.second.digest = Hash([8; 32]);
-    assert_eq!(forged.culprit(&kit.committee, crate::kit::verify), None);
+    assert_eq!(forged.culprit(&kit.committee, &crate::kit::verify), None);
     assert_eq!(replica.committed_height(), 0);
 }
 

@@ -63,7 +63,7 @@ fn a_quorum_of_which_f_checked_prepares_nothing() {
     let [Record::Prepared(certificate), Record::Vote(_)] = &records[..] else { panic!("{records:?}") };
     assert_eq!(certificate.proofs.iter().filter(|proof| proof.checked).count(), 2);
     assert_eq!(certificate.proofs.len(), 3);
-    assert!(certificate.check(&kit.committee, crate::kit::verify).is_ok());
+    assert!(certificate.check(&kit.committee, &crate::kit::verify).is_ok());
 }
 
 #[test]

@@ -37,7 +37,7 @@ impl Kit {
 
     pub fn unstarted(&self, me: ReplicaId) -> Replica {
         let key = Rc::clone(&self.keys[usize::from(me)]);
-        let config = Config::new(TABLE, me, Rc::clone(&self.committee), key, verify);
+        let config = Config::new(TABLE, me, Rc::clone(&self.committee), key, Rc::new(verify));
         Replica::new(config, Base::genesis(genesis(), 0))
     }
 

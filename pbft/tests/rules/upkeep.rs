@@ -1,7 +1,7 @@
 //! Checkpoints, catching up, resending.
 
 use dag::{Certificate, Hash, VoteKind};
-use pbft::{Base, Divergence, Message, Output, Record};
+use pbft::{Base, Divergence, MAX_BLOCKS, MAX_UNEXECUTED, Message, Output, Record};
 
 use crate::kit::{Kit, drain, genesis, records, vote, votes};
 
@@ -58,6 +58,47 @@ fn an_unanswered_question_goes_to_the_next_peer() {
     replica.on_timeout(due);
     assert!(matches!(&drain(&mut replica)[..], [Output::Send(1, Message::Status { committed: 0, .. })]));
     assert_eq!(replica.poll_timeout(), None, "claims that nobody honours are forgotten");
+}
+
+#[test]
+fn who_has_not_heard_where_others_stand_or_knows_that_they_are_ahead_is_behind() {
+    let kit = Kit::new();
+    let mut replica = kit.replica(3);
+    let mut hear = |peer, committed| {
+        replica.on_message(peer, Message::Status { view: 0, active: true, committed, stable: 0 }, 0);
+        replica.is_behind()
+    };
+    // A quorum of four is three: this one and two others.
+    assert_eq!([hear(0, 0), hear(0, 0), hear(1, 0), hear(2, 2), hear(0, 1)], [true, true, false, true, true]);
+    replica.on_message(2, Message::Blocks(blocks(&kit, 2)), 0);
+    assert!(!replica.is_behind());
+}
+
+#[test]
+fn blocks_are_asked_for_as_fast_as_they_are_executed() {
+    let kit = Kit::new();
+    let mut replica = kit.replica(3);
+    let all = blocks(&kit, 3 * MAX_BLOCKS as u64 + 10);
+    let committed = all.len() as u64;
+    replica.on_message(1, Message::Status { view: 0, active: true, committed, stable: 0 }, 0);
+    let asked = |replica: &mut pbft::Replica| {
+        drain(replica).into_iter().find_map(|output| match output {
+            Output::Send(1, Message::FetchBlocks { from, to }) => Some((from, to)),
+            _ => None,
+        })
+    };
+    let (answers, size) = (all.chunks(MAX_BLOCKS), MAX_BLOCKS as u64);
+    let mut answers = answers.map(|chunk| Message::Blocks(chunk.to_vec()));
+    assert_eq!(asked(&mut replica), Some((1, size)));
+    replica.on_message(1, answers.next().unwrap(), 0);
+    assert_eq!(asked(&mut replica), Some((size + 1, 2 * size)));
+    replica.on_message(1, answers.next().unwrap(), 0);
+    assert_eq!((asked(&mut replica), replica.is_behind()), (None, true));
+    replica.on_executed(1, None, 0);
+    assert_eq!(asked(&mut replica), Some((2 * size + 1, 3 * size)));
+    replica.on_message(1, answers.next().unwrap(), 0);
+    (2..=MAX_UNEXECUTED).for_each(|height| replica.on_executed(height, None, 0));
+    assert_eq!(asked(&mut replica), Some((3 * size + 1, committed)));
 }
 
 #[test]

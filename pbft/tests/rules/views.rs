@@ -27,7 +27,7 @@ fn one_complaint_is_no_reason_and_f_plus_one_are() {
         panic!("{outputs:?}")
     };
     assert_eq!((change.replica, change.view), (2, 1));
-    assert_eq!(change.check(&kit.committee, TABLE, verify), Ok(()));
+    assert_eq!(change.check(&kit.committee, TABLE, &verify), Ok(()));
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn the_plan_follows_parents_and_the_highest_views() {
         kit.change(2, 6, None, vec![kit.entry(3, &other2), kit.entry(2, &other3)]),
     ];
     let mut new_view = kit.new_view(6, changes);
-    assert_eq!(new_view.check(&kit.committee, TABLE, verify), Ok(()));
+    assert_eq!(new_view.check(&kit.committee, TABLE, &verify), Ok(()));
     let plan = new_view.plan();
     assert_eq!((plan.base_height(), plan.top()), (1, 3), "base is the highest commit");
     // Height 2: view 3 beats view 1. Height 3: view 4 has another parent, so view 2. Height 4 has none that
@@ -153,7 +153,7 @@ fn a_new_view_is_proven_to_the_last_word() {
     let block = kit.block(0, 1, genesis(), 0);
     let good =
         || -> Vec<_> { (0..3).map(|peer| kit.change(peer, 1, None, vec![kit.entry(0, &block)])).collect() };
-    let check = |changes| kit.new_view(1, changes).check(&kit.committee, TABLE, verify);
+    let check = |changes| kit.new_view(1, changes).check(&kit.committee, TABLE, &verify);
     assert_eq!(check(good()), Ok(()));
     assert_eq!(check(good()[..2].to_vec()), Err(NewViewError::Quorum(2)));
     let mut odd = good();
@@ -161,7 +161,7 @@ fn a_new_view_is_proven_to_the_last_word() {
     assert_eq!(check(odd), Err(NewViewError::View(2)));
     let mut stolen = kit.new_view(1, good());
     stolen.signature = kit.new_view(2, good()).signature;
-    assert_eq!(stolen.check(&kit.committee, TABLE, verify), Err(NewViewError::Signature));
+    assert_eq!(stolen.check(&kit.committee, TABLE, &verify), Err(NewViewError::Signature));
 
     let wrong = |change| {
         let mut changes = good();
@@ -221,7 +221,7 @@ fn a_view_change_proves_the_committed_height_with_a_quorum_and_no_more() {
     });
     let change = change.expect("it leaves");
     assert_eq!(change.committed_height(), 1);
-    assert_eq!(change.check(&kit.committee, TABLE, verify), Ok(()));
+    assert_eq!(change.check(&kit.committee, TABLE, &verify), Ok(()));
 }
 
 #[test]

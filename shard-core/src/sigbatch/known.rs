@@ -8,6 +8,8 @@
 //! ones. Whoever asked lets a [`Batch`](super::Batch) judge it.
 #![allow(clippy::cast_possible_truncation, reason = "rows and lanes are few")]
 
+use std::fmt;
+
 use curve25519_dalek::Scalar;
 
 use super::decompress::{basepoint, decompress, invert};
@@ -44,6 +46,12 @@ pub struct KnownKeys {
     rows: Vec<Extended>,
 }
 
+impl fmt::Debug for KnownKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KnownKeys").field("keys", &self.keys).finish_non_exhaustive()
+    }
+}
+
 impl KnownKeys {
     /// Most signatures that one call takes.
     pub const AT_ONCE: usize = 4;
@@ -61,6 +69,18 @@ impl KnownKeys {
             }
         }
         known
+    }
+
+    /// How many keys are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
     }
 
     /// Which of `signed` are valid for certain, in order: at most [`AT_ONCE`](Self::AT_ONCE). Of the others nothing is known;

@@ -297,7 +297,7 @@ impl Core {
         let table = &mut self.tables[slot];
         let config = *table.state.config();
         let loaded = split_sections(bytes).map_err(StateError::from).and_then(|sections| {
-            let (committee, verify) = (&self.shard.committee, self.shard.signatures.verify());
+            let (committee, verify) = (&self.shard.committee, &self.shard.signatures.verify());
             let vouched =
                 |height, digest: &Hash| table.sync.claims.vouch_for(height, digest, committee.faulty());
             let loaded = load_state(config, committee, verify, vouched, sections.iter().copied())?;

@@ -21,7 +21,7 @@ mod vouch;
 use bytes::Bytes;
 use dag::{
     Certificate, Committee, Hash, Height, TableId, VoteKind,
-    keys::VerifyFn,
+    keys::Verify,
     wire::{Reader, WireError},
 };
 use pbft::Base;
@@ -140,7 +140,7 @@ pub enum StateError {
 pub fn load_state<'a>(
     config: partition::Config,
     committee: &Committee,
-    verify: VerifyFn,
+    verify: &Verify,
     vouched: impl Fn(Height, &Hash) -> bool,
     mut sections: impl Iterator<Item = (u8, &'a [u8])>,
 ) -> Result<(Table, Base), StateError> {

@@ -37,11 +37,11 @@ fn committee() -> Committee {
 }
 
 fn judge_view_change(change: &ViewChange) -> Verdict {
-    change.check(&committee(), 5, accept_every_signature).map_err(words)
+    change.check(&committee(), 5, &accept_every_signature).map_err(words)
 }
 
 fn judge_new_view(new_view: &NewView) -> Verdict {
-    new_view.check(&committee(), 5, accept_every_signature).map_err(words)?;
+    new_view.check(&committee(), 5, &accept_every_signature).map_err(words)?;
     let plan = new_view.plan();
     let heights: Vec<u64> = plan.entries.iter().map(|entry| entry.height()).collect();
     assert!(heights.iter().copied().eq(plan.floor() + 1..=plan.top()), "a plan has no gap: {heights:?}");

@@ -117,7 +117,7 @@ pub fn certificate(bytes: &[u8]) -> Verdict {
     certificate.encode(&mut again);
     assert_eq!(again, bytes);
     let committee = Committee::new(1, 2, (0..4).map(|i| [i; 32]).collect()).expect("four are a committee");
-    let result = certificate.check(&committee, accept_every_signature);
+    let result = certificate.check(&committee, &accept_every_signature);
     if result.is_ok() {
         let mut voters: Vec<u16> = certificate.proofs.iter().map(|proof| proof.replica).collect();
         voters.dedup();

@@ -112,7 +112,7 @@ impl World {
             Committee::new(1, 2, keys.iter().map(KeyPair::public).collect()).expect("four validators");
         let (committee, key) = (Rc::new(committee), Rc::new(keys[usize::from(ME)].clone()));
         let base = Base::genesis(Domain::GENESIS.hash(b"replica"), 1);
-        let config = Config::new(TABLE, ME, committee.clone(), key.clone(), accept_every_signature);
+        let config = Config::new(TABLE, ME, committee.clone(), key.clone(), Rc::new(accept_every_signature));
         let mut replica = Replica::new(config, base.clone());
         replica.start(0);
         World {
@@ -380,7 +380,8 @@ impl World {
 
     /// A crash, and a new life from the log.
     fn restart(&mut self) {
-        let config = Config::new(TABLE, ME, self.committee.clone(), self.key.clone(), accept_every_signature);
+        let config =
+            Config::new(TABLE, ME, self.committee.clone(), self.key.clone(), Rc::new(accept_every_signature));
         self.replica = Replica::new(config, self.base.clone());
         for record in &self.log {
             let record = Record::decode(record).expect("the log is what was written");
@@ -420,7 +421,7 @@ impl World {
                 ) => self.judging.push((view, height, block.hash())),
                 Some(Output::Diverged(_)) => self.stopped = true,
                 Some(Output::Evidence(evidence)) => {
-                    assert!(evidence.culprit(&self.committee, accept_every_signature).is_some());
+                    assert!(evidence.culprit(&self.committee, &accept_every_signature).is_some());
                 }
                 Some(
                     Output::Stable { .. }

@@ -227,6 +227,7 @@ impl World {
             tables: self.scenario.tables,
             lanes: self.scenario.lanes,
             signatures: super::rule(&self.scenario),
+            known: self.known.clone(),
         }
     }
 

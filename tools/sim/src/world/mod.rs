@@ -26,6 +26,8 @@ use engine::{
     topology::Signatures,
 };
 
+use shard_core::sigbatch::{Backend, KnownKeys};
+
 use self::{clients::Client, hosts::Host, judge::Judge, network::Network};
 use crate::{
     coverage::Coverage,
@@ -120,6 +122,7 @@ pub struct World {
     scenario: Scenario,
     genesis: Genesis,
     committee: Rc<Committee>,
+    known: Rc<KnownKeys>,
     keys: Vec<Rc<KeyPair>>,
     now: u64,
     queue: BinaryHeap<Reverse<Scheduled>>,
@@ -174,6 +177,8 @@ impl World {
             (0..scenario.clients).map(|number| Client::new(number, &scenario, &mut secrets)).collect();
         let genesis = genesis(&scenario, &keys, &clients);
         let committee = Rc::new(genesis.committee().clone());
+        let public: Vec<_> = keys.iter().filter(|_| real).map(|key| key.public()).collect();
+        let known = Rc::new(KnownKeys::with_backend(Backend::best(), &public));
         let hosts = Host::all(&scenario);
         let mut world = World {
             network: Network::new(hosts.len()),
@@ -198,6 +203,7 @@ impl World {
             scenario,
             genesis,
             committee,
+            known,
             keys,
             hosts,
             clients,

@@ -226,7 +226,7 @@ impl ToldProof {
         let proof = AccountProof::decode(&mut Reader::new(&proof?)).ok()?;
         let checkpoint = CheckpointPreimage::decode(&mut Reader::new(&checkpoint?)).ok()?;
         let certificate = Certificate::decode(&mut Reader::new(&certificate?)).ok()?;
-        certificate.check(auditor.genesis.committee(), Signatures::Ed25519.verify()).ok()?;
+        certificate.check(auditor.genesis.committee(), &Signatures::Ed25519.verify()).ok()?;
         let proven = proof.leaf.address == *address
             && checkpoint.chain == auditor.genesis.chain()
             && checkpoint.table == address.table(auditor.genesis.tables())
