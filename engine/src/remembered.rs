@@ -13,7 +13,7 @@ use dag::{
 };
 use shard_core::sigbatch::{KnownKeys, Signed};
 
-/// Signatures that are remembered, 128 bytes each: those of many seconds, as tables don't catch up in step.
+/// Signatures that are remembered, at most: tables don't catch up in step. About 0.5 MB.
 const REMEMBERED: usize = 4096;
 
 /// A signature that was good.
@@ -27,7 +27,7 @@ struct Good {
 /// `rule`, which is not asked about signatures that the tables of `known` keys accept, nor again about good ones that are
 /// remembered. Nothing but its speed differs.
 pub fn remembering(rule: VerifyFn, known: Rc<KnownKeys>) -> Rc<Verify> {
-    let good: RefCell<Vec<Option<Good>>> = RefCell::new(vec![None; REMEMBERED]);
+    let good: RefCell<Vec<Option<Good>>> = RefCell::new(Vec::new());
     // Random: else a faulty validator might choose signatures that fall on one place.
     let places = RandomState::new();
     Rc::new(move |key: &[u8; 32], message: &[u8], signature: &Signature| {
@@ -35,12 +35,16 @@ pub fn remembering(rule: VerifyFn, known: Rc<KnownKeys>) -> Rc<Verify> {
         let Ok(digest) = <[u8; 32]>::try_from(message) else { return rule(key, message, signature) };
         let asked = Good { key: *key, message: Hash(digest), signature: *signature };
         let mut good = good.borrow_mut();
+        if good.is_empty() {
+            good.resize(REMEMBERED, None);
+        }
         let place = usize::try_from(places.hash_one(signature) % REMEMBERED as u64).expect("a few thousand");
         let place = &mut good[place];
         if place.as_ref() == Some(&asked) {
             return true;
         }
-        let valid = known.accept([Signed { key, message, signature }])[0] || rule(key, message, signature);
+        let valid = (!known.is_empty() && known.accept([Signed { key, message, signature }])[0])
+            || rule(key, message, signature);
         if valid {
             *place = Some(asked);
         }

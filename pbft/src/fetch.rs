@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Blocks are asked for while fewer committed ones than this wait for their execution. Past it they come no faster by asking.
-pub const MAX_UNEXECUTED: u64 = 2 * MAX_BLOCKS as u64;
+pub const FETCH_AHEAD: u64 = 2 * MAX_BLOCKS as u64;
 
 /// A question that is out.
 #[derive(Debug)]
@@ -64,19 +64,22 @@ impl Catchup {
 }
 
 impl Replica {
-    /// Whether others may have committed what this replica has not: someone says so, or too few have said where they stand since it
-    /// started. What it knows of accounts may be old.
+    /// Whether others have committed what this replica has not: f + 1 of them say so, or too few have said where they stand since
+    /// it started. What it knows of accounts may be old.
     pub fn is_behind(&self) -> bool {
-        let heard = self.catchup.claims.iter().flatten().count();
-        let ahead = self.catchup.candidate(self.config.me, self.head.height);
-        heard + 1 < self.quorum() || ahead.is_some() || self.is_transferring()
+        let others = || {
+            let claims = self.catchup.claims.iter().enumerate();
+            claims.filter(|(index, _)| *index != usize::from(self.config.me)).filter_map(|(_, claim)| *claim)
+        };
+        let ahead = others().filter(|claim| *claim > self.head.height).count();
+        others().count() + 1 < self.quorum() || ahead >= self.weak() || self.is_transferring()
     }
 
     /// Asks for the blocks above the committed height, where a peer claims to have them, no question is out, and execution keeps
     /// up.
     pub(crate) fn fetch_blocks(&mut self, now: u64) {
         let unexecuted = self.head.height.saturating_sub(self.checkpoints.executed());
-        if self.catchup.fetch.is_some() || self.is_transferring() || unexecuted >= MAX_UNEXECUTED {
+        if self.catchup.fetch.is_some() || self.is_transferring() || unexecuted >= FETCH_AHEAD {
             return;
         }
         let Some((peer, claim)) = self.catchup.candidate(self.config.me, self.head.height) else { return };

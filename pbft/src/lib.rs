@@ -27,7 +27,7 @@ mod window;
 
 pub use config::{Base, Config};
 pub use evidence::Evidence;
-pub use fetch::MAX_UNEXECUTED;
+pub use fetch::FETCH_AHEAD;
 pub use message::{MAX_BLOCKS, Message};
 pub use new_view::{NewView, NewViewError, Plan};
 pub use output::{Divergence, Output, Slot, Verdict};

@@ -27,8 +27,8 @@ pub(super) const MAX_VALIDATIONS: usize = 64;
 const MAX_BUNDLES: u32 = 512;
 /// Committed blocks that may wait for execution before a table takes no more of them.
 const MAX_BLOCKS_WAITING: usize = 8 * MAX_UNEXECUTED;
-// What a replica has asked for is never dropped.
-const _: () = assert!(pbft::MAX_UNEXECUTED + pbft::MAX_BLOCKS as u64 <= MAX_BLOCKS_WAITING as u64);
+// What a replica has asked for is not too much.
+const _: () = assert!(pbft::FETCH_AHEAD + pbft::MAX_BLOCKS as u64 <= MAX_BLOCKS_WAITING as u64);
 /// Bytes of blocks in one answer to a peer that catches up.
 const MAX_SERVED: usize = MAX_FRAME / 2;
 
@@ -413,7 +413,7 @@ impl Core {
             self.meters.count(Count::ViewChanges, 1);
             return;
         }
-        self.sort_mempool(slot, view);
+        self.sort_mempool(slot, view, now);
         self.again = true;
         if view > 0 {
             let id = self.tables[slot].id;

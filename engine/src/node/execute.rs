@@ -109,7 +109,9 @@ impl Core {
         let committed = outcome.codes.iter().filter(|&&code| code == Code::Committed).count() as u64;
         self.meters.count(Count::TransactionsCommitted, committed);
         self.meters.count(Count::TransactionsFailed, outcome.codes.len() as u64 - committed);
+        let before = self.settled.len();
         table.mempool.on_committed(table.state.accounts(), &block, &outcome.codes, &mut self.settled);
+        table.answer_as_far_as_known(&mut self.settled[before..], now);
         table.history.executed(outcome.height, outcome.codes);
         table.replica.on_executed(outcome.height, outcome.checkpoint, now);
         if outcome.checkpoint.is_some() {

@@ -158,8 +158,7 @@ impl Core {
             }
             Ok(Admission::Known) => self.calls.accepted(client),
             Err(answer) => {
-                let answer =
-                    if table.is_unsure(answer.code, now) { Code::Unavailable.into() } else { answer };
+                let answer = table.as_far_as_known(answer, now);
                 self.settled.push(Settled { origin, answer });
             }
         }
@@ -231,11 +230,7 @@ impl Core {
         let table = &mut self.tables[slot];
         let before = self.settled.len();
         table.mempool.verified(table.state.accounts(), ticket, valid, &mut self.settled);
-        for settled in &mut self.settled[before..] {
-            if table.is_unsure(settled.answer.code, now) {
-                settled.answer = Code::Unavailable.into();
-            }
-        }
+        table.answer_as_far_as_known(&mut self.settled[before..], now);
         table.ready_since.get_or_insert(now);
         if self.settled.len() == before {
             self.calls.accepted(client);

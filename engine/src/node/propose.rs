@@ -65,7 +65,7 @@ impl Core {
                 return false;
             }
             self.finish_execution(slot, now);
-            self.sort_mempool(slot, place.view);
+            self.sort_mempool(slot, place.view, now);
         }
         let table = &mut self.tables[slot];
         let in_flight = place.height - 1 - table.replica.committed_height();
@@ -112,9 +112,11 @@ impl Core {
 
     /// Tells the mempool what is in flight in a view. It is sorted against the state: not in the midst of a
     /// block's execution.
-    pub(super) fn sort_mempool(&mut self, slot: usize, view: View) {
+    pub(super) fn sort_mempool(&mut self, slot: usize, view: View, now: u64) {
         let table = &mut self.tables[slot];
+        let before = self.settled.len();
         table.repropose(&mut self.settled);
+        table.answer_as_far_as_known(&mut self.settled[before..], now);
         table.sorted = (!table.replica.lacks_bodies()).then_some(view);
     }
 }

@@ -7,7 +7,7 @@ use dag::{Block, Certificate, Hash, Height, LaneId, TableId, View, client::Code}
 use pbft::{Replica, Slot};
 use shard_core::{
     Mempool, Table,
-    mempool::{BlockLimits, Limits, Origin, Settled, Ticket},
+    mempool::{Answer, BlockLimits, Limits, Origin, Settled, Ticket},
 };
 
 use super::{
@@ -191,15 +191,24 @@ impl TableNode {
         self.mempool.repropose(self.state.accounts(), surviving, settled);
     }
 
-    /// Whether a refusal may be wrong because this node is behind: another validator knows.
-    pub fn is_unsure(&self, refusal: Code, now: u64) -> bool {
-        match refusal {
+    /// The answers, but for refusals that may be wrong because this node is behind: another validator knows.
+    pub fn answer_as_far_as_known(&self, settled: &mut [Settled], now: u64) {
+        for settled in settled {
+            settled.answer = self.as_far_as_known(settled.answer, now);
+        }
+    }
+
+    /// The same for one answer. What stands in a block is known.
+    pub fn as_far_as_known(&self, answer: Answer, now: u64) -> Answer {
+        let unsure = match answer.code {
+            _ if answer.place.is_some() => false,
             Code::StaleSequence => now < self.unsure_until,
             Code::GappedSequence | Code::Overdraft => {
-                self.replica.is_behind() || self.unexecuted.len() >= MAX_UNEXECUTED
+                self.replica.is_behind() || self.sync.is_fetching() || self.unexecuted.len() >= MAX_UNEXECUTED
             }
             _ => false,
-        }
+        };
+        if unsure { Code::Unavailable.into() } else { answer }
     }
 
     /// When the table counts as stuck: something waits, and nothing is committed for [`STUCK_AFTER`].

@@ -216,6 +216,7 @@ impl<S> Verifier<S> {
         budget: usize,
     ) -> Self {
         // Two jobs never draw the same coefficients.
+        assert!(rule == Signatures::Ed25519 || known.is_empty(), "tables judge by one rule");
         let mut other = seed;
         other[0] ^= 1;
         Verifier {

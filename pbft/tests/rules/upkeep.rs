@@ -1,7 +1,7 @@
 //! Checkpoints, catching up, resending.
 
 use dag::{Certificate, Hash, VoteKind};
-use pbft::{Base, Divergence, MAX_BLOCKS, MAX_UNEXECUTED, Message, Output, Record};
+use pbft::{Base, Divergence, FETCH_AHEAD, MAX_BLOCKS, Message, Output, Record};
 
 use crate::kit::{Kit, drain, genesis, records, vote, votes};
 
@@ -68,10 +68,18 @@ fn who_has_not_heard_where_others_stand_or_knows_that_they_are_ahead_is_behind()
         replica.on_message(peer, Message::Status { view: 0, active: true, committed, stable: 0 }, 0);
         replica.is_behind()
     };
-    // A quorum of four is three: this one and two others.
-    assert_eq!([hear(0, 0), hear(0, 0), hear(1, 0), hear(2, 2), hear(0, 1)], [true, true, false, true, true]);
+    // A quorum of four is three: this one and two others. One alone may lie.
+    assert_eq!(
+        [hear(0, 0), hear(0, 0), hear(1, 0), hear(2, 9), hear(0, 1)],
+        [true, true, false, false, true]
+    );
     replica.on_message(2, Message::Blocks(blocks(&kit, 2)), 0);
     assert!(!replica.is_behind());
+    // Its own votes say nothing of others.
+    let mut replica = kit.replica(3);
+    kit.cast(&mut replica, 3, vote(VoteKind::Checkpoint, 0, 8, Hash::ZERO));
+    kit.cast(&mut replica, 0, vote(VoteKind::Checkpoint, 0, 8, Hash::ZERO));
+    assert!(replica.is_behind());
 }
 
 #[test]
@@ -97,7 +105,7 @@ fn blocks_are_asked_for_as_fast_as_they_are_executed() {
     replica.on_executed(1, None, 0);
     assert_eq!(asked(&mut replica), Some((2 * size + 1, 3 * size)));
     replica.on_message(1, answers.next().unwrap(), 0);
-    (2..=MAX_UNEXECUTED).for_each(|height| replica.on_executed(height, None, 0));
+    (2..=FETCH_AHEAD).for_each(|height| replica.on_executed(height, None, 0));
     assert_eq!(asked(&mut replica), Some((3 * size + 1, committed)));
 }
 

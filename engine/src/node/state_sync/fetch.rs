@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use dag::{
     Hash, Height, ReplicaId, TableId,
-    client::Code,
     wire::{Put, Reader, WireError},
 };
 use pbft::Base;
@@ -347,9 +346,7 @@ impl Core {
         // What was executed in the blocks in between is not known here: clients learn it from another validator.
         let known = self.settled.len();
         table.repropose(&mut self.settled);
-        for settled in self.settled[known..].iter_mut().filter(|s| s.answer.code == Code::StaleSequence) {
-            settled.answer = Code::Unavailable.into();
-        }
+        table.answer_as_far_as_known(&mut self.settled[known..], now);
         // What the other tables of this core have in flight for it was in the old state's inbox.
         let others = self.tables.iter().flat_map(|other| other.state.outbox().iter());
         let again: Vec<Delivery> = others.filter(|delivery| delivery.to == id).cloned().collect();

@@ -64,7 +64,24 @@ impl World {
             let what = format!("the network does not come to rest: {}", self.describe_stall());
             return self.judge.ledger.fail(self.now, Invariant::Liveness, what);
         }
+        if let Some(host) = self.behind() {
+            let what = format!("host {host} believes that it is behind, and nobody is");
+            return self.judge.ledger.fail(self.now, Invariant::Liveness, what);
+        }
         self.judge_end();
+    }
+
+    /// A whole host that would not tell its clients what it knows, though a quorum of whole ones is where it is.
+    fn behind(&self) -> Option<HostId> {
+        let hosts = self.whole_hosts();
+        if hosts.len() < self.committee.quorum() {
+            return None;
+        }
+        let mut views = hosts.into_iter().flat_map(|id| {
+            let views = self.hosts[id].cores.iter().flat_map(|core| core.core.views());
+            views.map(move |view| (id, view.replica().is_behind()))
+        });
+        views.find_map(|(id, behind)| behind.then_some(id))
     }
 
     /// Whether a quorum can be had: with at most f corrupt ones, the honest are enough.

@@ -27,8 +27,6 @@ fn one_is_killed_the_others_go_on_and_it_comes_back() {
     load.go_on(3);
     let result = load.finish();
     gap_is_short(&result);
-    // Also by the one that came back, which its clients went back to while it was behind.
-    assert!(result.rejected.is_empty(), "none is refused: {:?}", result.rejected);
     network.wait_ready();
     network.ledger_is_whole();
     // With another one down, a quorum needs its votes: it votes again.
