@@ -34,13 +34,14 @@ const CACHED_KEYS: usize = 128 * 1024;
 
 /// How long a client's signature waits for company, ns; longer where it can't be proposed yet.
 const HOLD: u64 = 1_000_000;
-/// The same for those of proposals, for which many wait.
-const HOLD_URGENT: u64 = 400_000;
+/// The same for those of proposals. A primary proposes for all its tables at once, and one validator checks all of that: it comes
+/// within this time, and is worth one batch.
+const HOLD_URGENT: u64 = 1_500_000;
 /// What clients sent is verified so long before it can be proposed, ns.
 const LEAD: u64 = 3_000_000;
 /// So many are company enough: a few rows of lanes.
 const ENOUGH: usize = 64;
-const ENOUGH_URGENT: usize = 16;
+const ENOUGH_URGENT: usize = 128;
 /// Of what can't be proposed yet.
 const ENOUGH_EARLY: usize = 128;
 
@@ -401,16 +402,26 @@ mod tests {
         push(&mut verifier, 100, false);
         assert!(!verifier.step(now, None, &mut verdicts) && verdicts.len() == 64);
         assert_eq!(verifier.poll_timeout(None), Some(now + HOLD));
-        // One of a proposal waits for less, and the other goes along.
+        // One of a proposal goes along, and first.
         push(&mut verifier, 101, true);
         assert!(!verifier.step(now + 10, None, &mut verdicts) && verdicts.len() == 64);
-        assert_eq!(verifier.poll_timeout(None), Some(now + 10 + HOLD_URGENT));
-        while verifier.step(now + 10 + HOLD_URGENT, None, &mut verdicts) {}
+        assert_eq!(verifier.poll_timeout(None), Some(now + HOLD));
+        while verifier.step(now + HOLD, None, &mut verdicts) {}
         assert_eq!((&verdicts[64..], verifier.poll_timeout(None)), (&[(101, true), (100, true)][..], None));
+        // Alone it waits for the others of its proposal.
+        let now = now + HOLD;
+        push(&mut verifier, 102, true);
+        assert!(!verifier.step(now, None, &mut verdicts) && verdicts.len() == 66);
+        assert_eq!(verifier.poll_timeout(None), Some(now + HOLD_URGENT));
+        while verifier.step(now + HOLD_URGENT, None, &mut verdicts) {}
+        assert_eq!((&verdicts[66..], verifier.poll_timeout(None)), (&[(102, true)][..], None));
         // Enough is enough.
-        (0..ENOUGH).for_each(|_| push(&mut verifier, 102, false));
-        while verifier.step(now + 20 + HOLD_URGENT, None, &mut verdicts) {}
-        assert_eq!((verdicts.len(), verifier.len()), (66 + ENOUGH, 0));
+        for (enough, urgent) in [(ENOUGH, false), (ENOUGH_URGENT, true)] {
+            let before = verdicts.len();
+            (0..enough).for_each(|_| push(&mut verifier, 103, urgent));
+            while verifier.step(now + HOLD_URGENT, None, &mut verdicts) {}
+            assert_eq!((verdicts.len(), verifier.len()), (before + enough, 0));
+        }
     }
 
     #[test]
