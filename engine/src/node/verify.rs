@@ -43,7 +43,7 @@ const LEAD: u64 = 3_000_000;
 const ENOUGH: usize = 64;
 const ENOUGH_URGENT: usize = 128;
 /// Of what can't be proposed yet.
-const ENOUGH_EARLY: usize = 128;
+const ENOUGH_EARLY: usize = 256;
 
 /// A signature and what hangs on it.
 struct Waiting<S> {
