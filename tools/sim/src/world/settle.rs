@@ -55,17 +55,15 @@ impl World {
             return self.judge.ledger.fail(self.now, Invariant::Liveness, what);
         }
         let quiet = self.run_until(self.now + QUIET, |world| {
-            world.is_level() && world.is_quiet() && world.is_delivered()
+            world.is_level() && world.is_quiet() && world.is_delivered() && world.behind().is_none()
         });
         if self.judge.ledger.violation().is_some() {
             return;
         }
         if !quiet {
-            let what = format!("the network does not come to rest: {}", self.describe_stall());
-            return self.judge.ledger.fail(self.now, Invariant::Liveness, what);
-        }
-        if let Some(host) = self.behind() {
-            let what = format!("host {host} believes that it is behind, and nobody is");
+            let behind = self.behind().map(|host| format!("host {host} believes that it is behind; "));
+            let (behind, stall) = (behind.unwrap_or_default(), self.describe_stall());
+            let what = format!("the network does not come to rest: {behind}{stall}");
             return self.judge.ledger.fail(self.now, Invariant::Liveness, what);
         }
         self.judge_end();
