@@ -11,7 +11,7 @@ use crate::{
     replica::{Head, Replica},
 };
 
-/// Blocks are asked for while fewer committed ones than this wait for their execution. Past it they come no faster by asking.
+/// Blocks are asked for while fewer committed ones than this wait for their execution. Asking for more would not speed execution up.
 pub const FETCH_AHEAD: u64 = 2 * MAX_BLOCKS as u64;
 
 /// A question that is out.

@@ -204,7 +204,8 @@ impl TableNode {
             _ if answer.place.is_some() => false,
             Code::StaleSequence => now < self.unsure_until,
             Code::GappedSequence | Code::Overdraft => {
-                self.replica.is_behind() || self.sync.is_fetching() || self.unexecuted.len() >= MAX_UNEXECUTED
+                let waits = self.unexecuted.len();
+                self.replica.is_behind() || waits >= MAX_UNEXECUTED || waits > 0 && self.sync.is_fetching()
             }
             _ => false,
         };

@@ -5,8 +5,9 @@
 //! many wait for each of them, and a flood of clients must not slow agreement.
 //!
 //! A signature alone costs ten times its share of a batch of 64. So where company is to be expected within [`HOLD`], a batch
-//! begins only when it is worth it or its first signature has waited so long; where little comes it begins at once. And what
-//! clients sent need not be verified long before this core can propose it: until [`LEAD`] before, it waits for company as well.
+//! begins only when it is worth it or its first signature has waited so long ([`HOLD_URGENT`] for those of proposals); where
+//! little comes it begins at once. And what clients sent need not be verified long before this core can propose it: until
+//! [`LEAD`] before, it waits for company as well.
 
 use std::{collections::VecDeque, rc::Rc};
 
@@ -34,13 +35,14 @@ const CACHED_KEYS: usize = 128 * 1024;
 
 /// How long a client's signature waits for company, ns; longer where it can't be proposed yet.
 const HOLD: u64 = 1_000_000;
-/// The same for those of proposals. A primary proposes for all its tables at once, and one validator checks all of that: it comes
-/// within this time, and is worth one batch.
+/// The same for those of proposals. A primary proposes for all its tables at once, and the same validators check all of that: it
+/// comes within this time, and is worth one batch.
 const HOLD_URGENT: u64 = 1_500_000;
 /// What clients sent is verified so long before it can be proposed, ns.
 const LEAD: u64 = 3_000_000;
 /// So many are company enough: a few rows of lanes.
 const ENOUGH: usize = 64;
+/// Of those of proposals, while clients' can't be proposed yet, as at an interval's beginning, when proposals come.
 const ENOUGH_URGENT: usize = 128;
 /// Of what can't be proposed yet.
 const ENOUGH_EARLY: usize = 256;
@@ -216,8 +218,8 @@ impl<S> Verifier<S> {
         known: Rc<KnownKeys>,
         budget: usize,
     ) -> Self {
-        // Two jobs never draw the same coefficients.
         assert!(rule == Signatures::Ed25519 || known.is_empty(), "tables judge by one rule");
+        // Two jobs never draw the same coefficients.
         let mut other = seed;
         other[0] ^= 1;
         Verifier {
