@@ -114,9 +114,7 @@ impl Core {
     /// block's execution.
     pub(super) fn sort_mempool(&mut self, slot: usize, view: View, now: u64) {
         let table = &mut self.tables[slot];
-        let before = self.settled.len();
-        table.repropose(&mut self.settled);
-        table.answer_as_far_as_known(&mut self.settled[before..], now);
+        table.repropose(&mut self.settled, now);
         table.sorted = (!table.replica.lacks_bodies()).then_some(view);
     }
 }

@@ -180,7 +180,8 @@ impl TableNode {
     }
 
     /// Makes ready again what no block that survives holds: in a new view, or with a fetched state.
-    pub fn repropose(&mut self, settled: &mut Vec<Settled>) {
+    pub fn repropose(&mut self, settled: &mut Vec<Settled>, now: u64) {
+        let before = settled.len();
         let waiting = self.unexecuted.iter().map(|(block, _)| block);
         let surviving = waiting.clone().chain(self.replica.in_flight());
         self.state.inbox_mut().unpropose_all();
@@ -189,6 +190,7 @@ impl TableNode {
         }
         let surviving = waiting.chain(self.replica.in_flight());
         self.mempool.repropose(self.state.accounts(), surviving, settled);
+        self.answer_as_far_as_known(&mut settled[before..], now);
     }
 
     /// The answers, but for refusals that may be wrong because this node is behind: another validator knows.

@@ -344,9 +344,7 @@ impl Core {
         table.replica.install(base, now);
         table.adopt_checkpoint(now);
         // What was executed in the blocks in between is not known here: clients learn it from another validator.
-        let known = self.settled.len();
-        table.repropose(&mut self.settled);
-        table.answer_as_far_as_known(&mut self.settled[known..], now);
+        table.repropose(&mut self.settled, now);
         // What the other tables of this core have in flight for it was in the old state's inbox.
         let others = self.tables.iter().flat_map(|other| other.state.outbox().iter());
         let again: Vec<Delivery> = others.filter(|delivery| delivery.to == id).cloned().collect();
