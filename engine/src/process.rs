@@ -135,11 +135,15 @@ pub enum NodeError {
     )]
     Ring(std::io::Error),
     /// The disk.
-    #[error("the data directory can't be used: {0}")]
+    #[error("the data directory can't be used: {0}{hint}", hint = hint(.0))]
     Disk(std::io::Error),
     /// A programmer's error.
     #[error("core {0} has died of a panic; what it said stands above")]
     Panicked(u16),
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    if error.kind() == std::io::ErrorKind::StorageFull { "; free some, and start again" } else { "" }
 }
 
 /// What a core thread sends to the main thread.

@@ -44,6 +44,12 @@ pub enum IndexError {
         /// Why.
         reason: String,
     },
+    /// Its disk is full.
+    #[error("there is no space left on the disk of the block index {path}: free some, and start again")]
+    Full {
+        /// The file.
+        path: PathBuf,
+    },
     /// Another program's layout.
     #[error(
         "the block index {path} has layout {found}, and this program writes layout {VERSION}: remove the file, it is made anew from what the log still holds"
@@ -78,7 +84,13 @@ macro_rules! store_errors {
     };
 }
 
-store_errors!(redb::StorageError, redb::TableError, redb::TransactionError, redb::CommitError);
+store_errors!(
+    redb::DatabaseError,
+    redb::StorageError,
+    redb::TableError,
+    redb::TransactionError,
+    redb::CommitError
+);
 
 /// The open file.
 pub(super) struct Store {
@@ -115,10 +127,18 @@ impl Store {
     }
 
     pub(super) fn with_runs(path: &Path, run: usize) -> Result<(Store, Ends), IndexError> {
-        let failed = |reason: String| IndexError::Open { path: path.into(), reason };
+        Store::opened(path, run).map_err(|error| match error {
+            IndexError::Store(redb::Error::Io(error)) if error.kind() == io::ErrorKind::StorageFull => {
+                IndexError::Full { path: path.into() }
+            }
+            IndexError::Store(error) => IndexError::Open { path: path.into(), reason: error.to_string() },
+            other => other,
+        })
+    }
+
+    fn opened(path: &Path, run: usize) -> Result<(Store, Ends), IndexError> {
         // After a crash redb checks all pages, unless every commit was made for quick repair, as ours are.
-        let database = Builder::new().set_cache_size(CACHE).create(path);
-        let database = database.map_err(|error| failed(error.to_string()))?;
+        let database = Builder::new().set_cache_size(CACHE).create(path)?;
         let ends = prepare(&database, path)?;
         let store = Store { database, open: RwLock::default(), run };
         let mut open = Vec::new();

@@ -89,6 +89,11 @@ impl Backlog {
         Some(range)
     }
 
+    /// How often this one was put off.
+    pub fn put_offs(&self, index: usize) -> u8 {
+        self.put_offs[index]
+    }
+
     /// An answer for good has come. False where none was due: the other side breaks the protocol.
     #[must_use]
     pub fn answered(&mut self, index: usize) -> bool {

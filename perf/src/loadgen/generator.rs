@@ -5,9 +5,11 @@ use std::{
     path::Path,
     rc::Rc,
     sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use dag::client::AccountState;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -59,20 +61,33 @@ pub fn prepare(
     Ok(Prepared { scripts, validators: target.submission.as_slice().into(), workload })
 }
 
-/// The last used sequence of each sender, by account; the first validator that answers is believed.
+/// The last used sequence of each sender, by account: the highest that any validator tells, since one of them may be behind.
 fn ask_sequences(senders: &[u32], workload: &Workload, target: &Target) -> Result<Vec<u64>, LoadError> {
     let index = |sender: u32| usize::try_from(sender).expect("an index");
     let addresses: Vec<_> =
         senders.iter().map(|&sender| workload.accounts[index(sender)].address()).collect();
-    let ask = |&address: &SocketAddr| Client::connect(address, ASK_TIMEOUT)?.accounts(&addresses);
-    let mut answers = target.submission.iter().map(ask);
-    let first: Result<_, ClientError> = answers.next().expect("checked: there is an address");
-    let states = first.or_else(|error| answers.find_map(Result::ok).ok_or(error))?;
+    let ask = |address: SocketAddr| Client::connect(address, ASK_TIMEOUT)?.accounts(&addresses);
+    let mut told: Vec<Vec<Option<AccountState>>> = Vec::new();
+    let mut failed: Option<ClientError> = None;
+    thread::scope(|scope| {
+        let asked: Vec<_> =
+            target.submission.iter().map(|&address| scope.spawn(move || ask(address))).collect();
+        for answer in asked {
+            match answer.join().expect("asking does not panic") {
+                Ok(states) => told.push(states),
+                Err(error) => failed = failed.take().or(Some(error)),
+            }
+        }
+    });
+    if told.is_empty() {
+        return Err(failed.expect("checked: there is an address").into());
+    }
 
     let mut sequences = vec![0; workload.accounts.len()];
-    for (&sender, state) in senders.iter().zip(states) {
-        let state = state.ok_or(LoadError::UnknownAccount(sender))?;
-        sequences[index(sender)] = state.sequence.max(state.pending);
+    for (place, &sender) in senders.iter().enumerate() {
+        let told = told.iter().filter_map(|states| states[place].as_ref());
+        let highest = told.map(|state| state.sequence.max(state.pending)).max();
+        sequences[index(sender)] = highest.ok_or(LoadError::UnknownAccount(sender))?;
     }
     Ok(sequences)
 }

@@ -75,7 +75,7 @@ pub struct Totals {
     pub rejected: BTreeMap<Code, u64>,
     /// Acknowledgements received in it, whenever the transactions were due.
     pub acked_in_time: u64,
-    /// Sent again after a lost connection (in the whole run).
+    /// Sent again over another connection (in the whole run).
     pub resubmitted: u64,
     /// Sent again after a refusal that said "later" (in the whole run).
     pub retried: u64,

@@ -41,7 +41,7 @@ pub struct LoadResult {
     pub samples: Vec<Sample>,
     /// Connections that stood and were lost, in the whole run, as in the next two.
     pub lost_connections: u64,
-    /// Transactions sent again because their connection was lost.
+    /// Transactions sent again because their connection was lost, or their validator was left.
     pub resubmitted: u64,
     /// Transactions sent again because the answer was "later".
     pub retried: u64,

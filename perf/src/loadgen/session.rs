@@ -1,7 +1,8 @@
 //! A connection that survives its validator.
 //!
 //! It belongs to a home validator. When the connection is lost, the next validators are tried in turn; as soon as the home
-//! answers a question again (an open port is not enough: a stopped process has that too), the session moves back.
+//! answers a question again (an open port is not enough: a stopped process has that too), the session moves back. A
+//! validator can be left, too ([`Session::leave`]): one that is behind answers, and serves nobody.
 //! Each new connection is announced once ([`Session::take_fresh`]), and starts with nothing on its way.
 
 use std::{io, net::SocketAddr, os::fd::AsFd, rc::Rc, time::Duration};
@@ -50,7 +51,7 @@ struct Homing {
     link: Option<Link>,
     /// Start of the present attempt, or time of the next.
     at: u64,
-    /// Attempts since the home last replied to a transaction: a home that answers questions and executes nothing is
+    /// Attempts since the home last decided on a transaction: a home that answers questions and executes nothing is
     /// tried more and more rarely.
     attempts: u32,
 }
@@ -62,7 +63,7 @@ pub struct Session {
     home: usize,
     current: usize,
     state: State,
-    /// Attempts since the last sign of life.
+    /// Attempts since a validator last decided on a transaction.
     attempts: u32,
     /// Start of the connecting, last sign of life, or last time at which no answer was due: whichever is latest.
     heard: u64,
@@ -155,11 +156,8 @@ impl Session {
         let State::Open { link } = &mut self.state else { return None };
         match link.take() {
             Ok(response) => {
-                if let Some(response) = &response {
-                    (self.heard, self.attempts) = (now, 0);
-                    if self.current == self.home && matches!(response, Response::Replies(_)) {
-                        self.homing.attempts = 0;
-                    }
+                if response.is_some() {
+                    self.heard = now;
                 }
                 response
             }
@@ -168,6 +166,19 @@ impl Session {
                 None
             }
         }
+    }
+
+    /// For the caller: the validator has decided on a transaction.
+    pub fn served(&mut self) {
+        self.attempts = 0;
+        if self.current == self.home {
+            self.homing.attempts = 0;
+        }
+    }
+
+    /// For the caller: the validator answers that it does not take transactions. The next one is tried.
+    pub fn leave(&mut self, now: u64) {
+        self.fail_over(now);
     }
 
     /// Gives the connection up and tries the next validator. For the caller: after a send that failed, and where the
@@ -247,7 +258,7 @@ impl Session {
         if link.take().map_err(io::Error::other)?.is_some() {
             let link = self.homing.link.take().expect("just used");
             self.state = State::Open { link };
-            (self.current, self.attempts) = (self.home, 0);
+            self.current = self.home;
             (self.fresh, self.heard) = (true, now);
         }
         Ok(())

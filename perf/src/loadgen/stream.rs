@@ -13,6 +13,9 @@ use super::{
 
 /// Wait before a refusal that says "later" is tried again, nanoseconds.
 const RETRY_AFTER: u64 = 100_000_000;
+/// A validator that says [`Code::Unavailable`] is left once a transaction was put off so often: what it lacks may come in
+/// a moment.
+const PATIENCE: u8 = 5;
 /// Most frames that one call sends, so that no stream keeps the others waiting.
 const FRAMES_AT_ONCE: usize = 16;
 /// Bytes of a submit frame before the records, with its own length.
@@ -34,12 +37,14 @@ pub struct Stream {
     /// How many are due.
     due: usize,
     retries: u8,
+    /// The validator has said for long that it does not take transactions.
+    unserved: bool,
 }
 
 impl Stream {
     /// A stream that has sent nothing.
     pub fn new(script: Script, session: Session, retries: u8) -> Stream {
-        Stream { backlog: Backlog::new(script.len()), script, session, due: 0, retries }
+        Stream { backlog: Backlog::new(script.len()), script, session, due: 0, retries, unserved: false }
     }
 
     /// What to poll for.
@@ -79,6 +84,11 @@ impl Stream {
                     return;
                 }
             }
+            if self.unserved {
+                self.unserved = false;
+                self.session.leave(now);
+                return;
+            }
         }
     }
 
@@ -104,10 +114,14 @@ impl Stream {
         let Ok(index) = usize::try_from(reply.tag) else { return false };
         if says_later(reply.code) && self.backlog.put_off(index, now + RETRY_AFTER, self.retries) {
             outcome.recorder.retried();
+            self.unserved |= reply.code == Code::Unavailable && self.backlog.put_offs(index) >= PATIENCE;
             return true;
         }
         if !self.backlog.answered(index) {
             return false;
+        }
+        if !says_later(reply.code) {
+            self.session.served();
         }
         let intended = outcome.recorder.schedule().intended(self.script.number(index));
         match reply.code {

@@ -182,6 +182,18 @@ fn a_silent_validator_is_left() {
 }
 
 #[test]
+fn a_validator_that_takes_nothing_is_left() {
+    let behind = Manners { judge: |_, _| Some(Code::Unavailable), ..Manners::default() };
+    let (ledger, nodes) = network([behind, Manners::default()]);
+    // The home is tried for longer than one transaction's retries last.
+    let result = run(&nodes, workload(500, 3_000));
+    assert_eq!((result.committed, result.unanswered, result.lost_connections), (1_500, 0, 0));
+    assert!(result.rejected.is_empty(), "{:?}", result.rejected);
+    assert!(result.retried >= 1 && result.resubmitted >= 1);
+    assert_eq!(ledger.lock().unwrap().len(), 1_500);
+}
+
+#[test]
 fn what_nobody_answers_is_reported() {
     let (_ledger, nodes) = network([Manners { mute: true, ..Manners::default() }]);
     let result = run(&nodes, Workload { drain: Duration::from_millis(50), ..workload(1_000, 100) });
@@ -239,7 +251,18 @@ fn any_routing_serves_too_and_another_run_continues_the_sequences() {
 }
 
 #[test]
-fn the_first_validator_that_answers_tells_the_sequences() {
+fn a_validator_that_is_behind_does_not_tell_the_sequences() {
+    let (_ledger, mut nodes) = network([Manners::default()]);
+    assert_eq!(run(&nodes, workload(1_000, 100)).committed, 100);
+    // It knows nothing of the first run.
+    let behind = Manners { judge: |_, _| Some(Code::Unavailable), ..Manners::default() };
+    nodes.insert(0, FakeNode::start(&Arc::default(), behind));
+    let result = run(&nodes, workload(1_000, 100));
+    assert_eq!((result.committed, result.rejected.len()), (100, 0), "{:?}", result.rejected);
+}
+
+#[test]
+fn any_validator_that_answers_tells_the_sequences() {
     let (_ledger, nodes) = network(vec![Manners::default(); 2]);
     let mut target = target(&nodes);
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

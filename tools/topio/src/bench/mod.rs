@@ -71,7 +71,7 @@ pub struct Findings {
     pub unsent: u64,
     /// Connections that stood and were lost.
     pub lost_connections: u64,
-    /// Transactions sent again because their connection was lost.
+    /// Transactions sent again because their connection was lost, or their validator was left.
     pub resubmitted: u64,
     /// Transactions sent again because the answer was "later".
     pub retried: u64,
@@ -86,7 +86,7 @@ impl fmt::Display for Findings {
             (self.unanswered, "transactions without an answer"),
             (self.unsent, "transactions never sent: the validators could not take more"),
             (self.lost_connections, "connections lost"),
-            (self.resubmitted, "transactions sent again after a lost connection"),
+            (self.resubmitted, "transactions sent again over another connection"),
             (self.retried, "transactions sent again after «later»"),
         ] {
             if count > 0 {

@@ -22,12 +22,13 @@ pub enum Command {
 
 const EXAMPLES: &str = "\
 Example:
-  topio bench tps --genesis genesis.toml --dev-seed accounts.seed --rate 20000 --duration 30 --report before \\
-    --node 10.0.0.1:9104,10.0.0.1:9100 --node 10.0.0.2:9104,10.0.0.2:9100
+  topio bench tps --genesis genesis.toml --dev-seed accounts.seed --rate 20000 --duration 30 \\
+    --node 10.0.0.1:9104,10.0.0.1:9100 --node 10.0.0.2:9104,10.0.0.2:9100 --report before
 
-The load is open: transfer i is due at start + i / rate, whatever became of those before it, and its latency counts from then. So
-a stall is seen in the latencies, not hidden by a generator that waits. All transfers are signed before the run. Ctrl-C ends the
-load early; what was measured by then is reported.";
+The load is open: transfer i is due at start + i / rate, whatever became of those before it, and
+its latency counts from then. So a stall is seen in the latencies, not hidden by a generator that
+waits. All transfers are signed before the run. Ctrl-C ends the load early; what was measured by
+then is reported.";
 
 /// Arguments of `topio bench tps`.
 #[derive(Debug, clap::Args)]

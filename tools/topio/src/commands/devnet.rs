@@ -29,17 +29,19 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 const EXAMPLES: &str = "\
 Examples:
-  topio devnet                                       four validators, a load of ten seconds, a report
+  topio devnet                                       four validators, ten seconds of load, a report
   topio devnet --rate 20000 --duration 30
   topio devnet --payees 255 --rate 500               multi-transfers
   topio devnet --keep                                leave it up until Ctrl-C
   topio devnet --duration 0 --keep --resume          take up the former one, without load
   topio devnet --relay relay.toml --keep             one validator is a VPN or TURN server, too
 
-A relay.toml: [relay.vpn] and public_address = \"192.0.2.1:51820\" (takes root), or [relay.turn] and its keys.
+A relay.toml: [relay.vpn] and public_address = \"192.0.2.1:51820\" (takes root), or [relay.turn] and
+its keys.
 A client of that VPN: topio vpn add-client phone --config topio-data/v0/node.toml
 
-Validators are processes of their own, on loopback; they end with this command. Their files stay in the data directory.";
+Validators are processes of their own, on loopback; they end with this command. Their files stay in
+the data directory.";
 
 /// Arguments of `topio devnet`.
 #[derive(Debug, clap::Args)]

@@ -44,10 +44,12 @@ Examples:
   sudo topio sim --real --time 10m --seed 7 --json
                                      the same faults again that seed 7 had, for ten minutes
 
-Faults strike networks, processes, clocks and disks, and up to f validators are Byzantine. The clients' promises, agreement, money
-and liveness are checked after every event. A seed that fails is printed with the command that replays it, and its plan of
-faults is made as small as it gets. With --real the validators are processes, and no byte comes again: links are cut by nftables,
-processes killed, frozen and restarted, and the same model ledger judges. tools/sim/README.md says what is injected and what is checked.";
+Faults strike networks, processes, clocks and disks, and up to f validators are Byzantine. The
+clients' promises, agreement, money and liveness are checked after every event. A seed that fails
+is printed with the command that replays it, and its plan of faults is made as small as it gets.
+With --real the validators are processes, and no byte comes again: links are cut by nftables,
+processes killed, frozen and restarted, and the same model ledger judges. tools/sim/README.md says
+what is injected and what is checked.";
 
 /// Arguments of `topio sim`.
 #[derive(Debug, clap::Args)]
