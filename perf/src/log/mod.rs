@@ -25,10 +25,10 @@ use crate::{
 
 const APPEND: Goal = Goal { what: "log append, part of fio's rate", unit: "%", required: 80.0, aim: 95.0 };
 
-/// What one side writes in a round: long enough to be timed in milliseconds, as fio does, and so short that the disk is the
-/// same for all sides.
+/// What one side writes in a round, about a tenth of a second: so long that fio's whole milliseconds are exact to a hundredth,
+/// and so short that the disk is the same for all sides.
 const ROUND_BYTES: u32 = 64 << 20;
-const ROUND_WRITES: u32 = 250;
+const ROUND_WRITES: u32 = 2_000;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -212,6 +212,6 @@ mod tests {
         let size = summary(64, &[round(90.0, 100.0), round(45.0, 50.0), round(45.0, 50.0)]);
         assert_eq!((size.ratio, size.ratio_blocking), (0.9, 0.45));
         assert_eq!((size.log, size.fio_fdatasync, size.fio_dsync), (45.0, 50.0, 25.0));
-        assert_eq!((size.writes_per_round, writes(2048 << 10)), (250, 32));
+        assert_eq!((size.writes_per_round, writes(2048 << 10)), (1024, 32));
     }
 }
