@@ -1,7 +1,8 @@
 //! The index's file: what one commit writes, and what one look-up reads.
 
 use std::{
-    io,
+    fmt,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::{PoisonError, RwLock},
 };
@@ -33,7 +34,7 @@ const FORGET: usize = 4096;
 /// Why the index can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
-    /// It can't be opened.
+    /// It is damaged, or no index.
     #[error(
         "the block index {path} can't be opened: {reason}; remove the file (it is made anew from what the log still holds), \
          or set enabled = false under [index]"
@@ -43,6 +44,16 @@ pub enum IndexError {
         path: PathBuf,
         /// Why.
         reason: String,
+    },
+    /// The system does not let it be read or written.
+    #[error(
+        "the block index {path} can't be opened: {error}; mend that, or set enabled = false under [index]"
+    )]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
     },
     /// Its disk is full.
     #[error("there is no space left on the disk of the block index {path}: free some, and start again")]
@@ -127,11 +138,22 @@ impl Store {
     }
 
     pub(super) fn with_runs(path: &Path, run: usize) -> Result<(Store, Ends), IndexError> {
+        let damaged =
+            |error: &dyn fmt::Display| IndexError::Open { path: path.into(), reason: error.to_string() };
+        let new = path.metadata().map_or(true, |file| file.len() == 0);
         Store::opened(path, run).map_err(|error| match error {
-            IndexError::Store(redb::Error::Io(error)) if error.kind() == io::ErrorKind::StorageFull => {
-                IndexError::Full { path: path.into() }
-            }
-            IndexError::Store(error) => IndexError::Open { path: path.into(), reason: error.to_string() },
+            IndexError::Store(redb::Error::Io(error)) => match error.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    if new {
+                        // Else what is there of it would be taken for a damaged one.
+                        let _ = std::fs::remove_file(path);
+                    }
+                    IndexError::Full { path: path.into() }
+                }
+                ErrorKind::InvalidData | ErrorKind::UnexpectedEof => damaged(&error),
+                _ => IndexError::Disk { path: path.into(), error },
+            },
+            IndexError::Store(_) | IndexError::Value(_) => damaged(&error),
             other => other,
         })
     }

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::{
     Index, IndexConfig, Question, Reader,
     entry::{decode_block, encode_block},
-    store::{Ends, Store},
+    store::{Ends, IndexError, Store},
 };
 use crate::rpc::{BlockInfo, Fate, Place, Response};
 
@@ -160,6 +160,19 @@ fn another_file_is_refused_in_one_line() {
         "{text}"
     );
     assert!(text.contains("remove the file") && text.lines().count() == 1, "{text}");
+}
+
+#[test]
+fn only_a_damaged_file_is_to_be_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("index");
+    std::fs::write(&path, [7; 9000]).unwrap();
+    let damaged = Store::open(&path).err().unwrap();
+    assert!(matches!(damaged, IndexError::Open { .. }) && damaged.to_string().contains("remove the file"));
+    assert!(path.exists());
+
+    let denied = Store::open(&path.join("under a file")).err().unwrap();
+    assert!(matches!(denied, IndexError::Disk { .. }) && !denied.to_string().contains("remove"), "{denied}");
 }
 
 proptest! {

@@ -91,6 +91,7 @@ struct Shared {
     ledger: Arc<Mutex<Ledger>>,
     manners: Manners,
     received: AtomicUsize,
+    connections: AtomicUsize,
     stopped: AtomicBool,
 }
 
@@ -114,6 +115,7 @@ impl FakeNode {
             ledger: Arc::clone(ledger),
             manners,
             received: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
             stopped: AtomicBool::new(false),
         });
         let acceptor = Some(thread::spawn({
@@ -121,6 +123,11 @@ impl FakeNode {
             move || accept(&listener, &shared)
         }));
         FakeNode { address, shared, acceptor }
+    }
+
+    /// Connections accepted.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
     }
 
     /// Records received.
@@ -144,6 +151,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         match listener.accept() {
             Ok((socket, _)) => {
                 socket.set_nonblocking(false).unwrap();
+                shared.connections.fetch_add(1, Ordering::Relaxed);
                 sockets.push(socket.try_clone().unwrap());
                 let shared = Arc::clone(shared);
                 thread::spawn(move || serve(socket, &shared));

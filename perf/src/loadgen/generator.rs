@@ -4,12 +4,16 @@ use std::{
     net::SocketAddr,
     path::Path,
     rc::Rc,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use dag::client::AccountState;
+use dag::{Address, client::AccountState};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -36,6 +40,9 @@ const TICK: u64 = 1_000_000;
 const SLICE: Duration = Duration::from_micros(100);
 /// How long a validator may take to answer the questions of the preparation.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How much longer than another validator it may take.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// A load, signed and ready.
 #[derive(Debug)]
@@ -66,23 +73,7 @@ fn ask_sequences(senders: &[u32], workload: &Workload, target: &Target) -> Resul
     let index = |sender: u32| usize::try_from(sender).expect("an index");
     let addresses: Vec<_> =
         senders.iter().map(|&sender| workload.accounts[index(sender)].address()).collect();
-    let ask = |address: SocketAddr| Client::connect(address, ASK_TIMEOUT)?.accounts(&addresses);
-    let mut told: Vec<Vec<Option<AccountState>>> = Vec::new();
-    let mut failed: Option<ClientError> = None;
-    thread::scope(|scope| {
-        let asked: Vec<_> =
-            target.submission.iter().map(|&address| scope.spawn(move || ask(address))).collect();
-        for answer in asked {
-            match answer.join().expect("asking does not panic") {
-                Ok(states) => told.push(states),
-                Err(error) => failed = failed.take().or(Some(error)),
-            }
-        }
-    });
-    if told.is_empty() {
-        return Err(failed.expect("checked: there is an address").into());
-    }
-
+    let told = ask_all(&target.submission, &addresses)?;
     let mut sequences = vec![0; workload.accounts.len()];
     for (place, &sender) in senders.iter().enumerate() {
         let told = told.iter().filter_map(|states| states[place].as_ref());
@@ -90,6 +81,35 @@ fn ask_sequences(senders: &[u32], workload: &Workload, target: &Target) -> Resul
         sequences[index(sender)] = highest.ok_or(LoadError::UnknownAccount(sender))?;
     }
     Ok(sequences)
+}
+
+/// What the validators tell of the accounts: all that answer within [`GRACE`] of the first.
+fn ask_all(
+    validators: &[SocketAddr],
+    accounts: &[Address],
+) -> Result<Vec<Vec<Option<AccountState>>>, ClientError> {
+    let (answer, answers) = mpsc::channel();
+    let accounts: Arc<[Address]> = accounts.into();
+    for &validator in validators {
+        let (answer, accounts) = (answer.clone(), Arc::clone(&accounts));
+        thread::spawn(move || {
+            let ask = || Client::connect(validator, ASK_TIMEOUT)?.accounts(&accounts);
+            // Nobody may wait any more.
+            let _ = answer.send(ask());
+        });
+    }
+    drop(answer);
+    let (mut told, mut failed, mut patience) = (Vec::new(), None, Duration::MAX);
+    while let Ok(answer) = answers.recv_timeout(patience) {
+        match answer {
+            Ok(states) => {
+                told.push(states);
+                patience = GRACE;
+            }
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    if told.is_empty() { Err(failed.expect("each one answers or fails, and there is one")) } else { Ok(told) }
 }
 
 impl Prepared {

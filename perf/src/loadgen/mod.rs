@@ -23,10 +23,11 @@
 //!
 //! # Order and faults
 //! A sender's transactions are all in one stream, so they arrive in the order of their sequences. When a stream's
-//! connection breaks, or its validator is silent for [`Workload::stall_timeout`] or says for half a second that it takes no
+//! connection breaks, or its validator is silent for [`Workload::stall_timeout`] or goes on saying that it takes no
 //! transactions, whatever is unanswered goes again, in order, to the next validator; a validator takes a transaction that
-//! it knows already for what it is. As soon as the stream's own validator answers questions again, the stream goes home. Refusals that say "later" are tried again up to
-//! [`Workload::retries`] times; all other refusals are final. Intended times never move.
+//! it knows already for what it is. When the stream's own validator answers questions again, the stream goes home; each time
+//! that it is left soon after, it is tried later. Refusals that say "later" are tried again up to [`Workload::retries`]
+//! times; all other refusals are final. Intended times never move.
 //!
 //! # Limits
 //! Full sockets hold the sender back, nothing else: the number of unanswered transactions is bounded by the run alone.

@@ -125,7 +125,7 @@ impl Recorder {
         }
     }
 
-    /// So many were on their way over a connection that is lost.
+    /// So many were on their way over a connection that is lost or left.
     pub fn resubmitted(&mut self, count: usize) {
         self.totals.resubmitted += u64::try_from(count).expect("usize is at most 64 bits");
     }

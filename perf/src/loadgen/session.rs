@@ -22,6 +22,8 @@ const CONNECT_TIMEOUT: u64 = 2_000_000_000;
 const FIRST_WAIT: u64 = 50_000_000;
 /// Wait between attempts to move back home; doubles with each.
 const FIRST_HOMING: u64 = 250_000_000;
+/// A validator that takes no transactions is left after so long.
+const PATIENCE: u64 = 500_000_000;
 /// Where waits stop to double.
 const LONGEST_WAIT: u64 = 5_000_000_000;
 
@@ -51,8 +53,8 @@ struct Homing {
     link: Option<Link>,
     /// Start of the present attempt, or time of the next.
     at: u64,
-    /// Attempts since the home last decided on a transaction: a home that answers questions and executes nothing is
-    /// tried more and more rarely.
+    /// Attempts since the home last served for [`LONGEST_WAIT`]: a home that answers questions and serves nobody, or not all,
+    /// is tried more and more rarely.
     attempts: u32,
 }
 
@@ -70,6 +72,8 @@ pub struct Session {
     stall_timeout: u64,
     homing: Homing,
     fresh: bool,
+    /// Since when the present connection stands.
+    since: u64,
     lost: u64,
 }
 
@@ -85,6 +89,7 @@ impl Session {
             stall_timeout: nanoseconds(stall_timeout),
             homing: Homing { link: None, at: 0, attempts: 0 },
             fresh: false,
+            since: 0,
             lost: 0,
             validators,
         }
@@ -169,16 +174,19 @@ impl Session {
     }
 
     /// For the caller: the validator has decided on a transaction.
-    pub fn served(&mut self) {
+    pub fn served(&mut self, now: u64) {
         self.attempts = 0;
-        if self.current == self.home {
+        if self.current == self.home && now.saturating_sub(self.since) >= LONGEST_WAIT {
             self.homing.attempts = 0;
         }
     }
 
-    /// For the caller: the validator answers that it does not take transactions. The next one is tried.
+    /// For the caller: the validator answers that it does not take transactions. The next one is tried, if there is one, and
+    /// if this one had [`PATIENCE`] to find its feet.
     pub fn leave(&mut self, now: u64) {
-        self.fail_over(now);
+        if self.validators.len() > 1 && now.saturating_sub(self.since) >= PATIENCE {
+            self.fail_over(now);
+        }
     }
 
     /// Gives the connection up and tries the next validator. For the caller: after a send that failed, and where the
@@ -216,7 +224,7 @@ impl Session {
         let State::Open { link } = &mut self.state else { return Ok(()) };
         if !link.is_up() {
             if link.finish_connect()? {
-                (self.fresh, self.heard) = (true, now);
+                (self.fresh, self.heard, self.since) = (true, now, now);
             }
             return Ok(());
         }
@@ -259,7 +267,7 @@ impl Session {
             let link = self.homing.link.take().expect("just used");
             self.state = State::Open { link };
             self.current = self.home;
-            (self.fresh, self.heard) = (true, now);
+            (self.fresh, self.heard, self.since) = (true, now, now);
         }
         Ok(())
     }

@@ -13,9 +13,9 @@ use super::{
 
 /// Wait before a refusal that says "later" is tried again, nanoseconds.
 const RETRY_AFTER: u64 = 100_000_000;
-/// A validator that says [`Code::Unavailable`] is left once a transaction was put off so often: what it lacks may come in
-/// a moment.
-const PATIENCE: u8 = 5;
+/// A validator that says [`Code::Unavailable`] of a transaction that was put off so often is left: what it lacks may come in a
+/// moment.
+const PUT_OFFS: u8 = 5;
 /// Most frames that one call sends, so that no stream keeps the others waiting.
 const FRAMES_AT_ONCE: usize = 16;
 /// Bytes of a submit frame before the records, with its own length.
@@ -37,7 +37,7 @@ pub struct Stream {
     /// How many are due.
     due: usize,
     retries: u8,
-    /// The validator has said for long that it does not take transactions.
+    /// The validator has said, not for the first time, that it does not take a transaction.
     unserved: bool,
 }
 
@@ -71,6 +71,7 @@ impl Stream {
     pub fn ready(&mut self, role: Role, events: PollFlags, now: u64, outcome: &mut Outcome<'_>) {
         self.session.ready(role, events, now);
         if self.session.take_fresh() {
+            self.unserved = false;
             outcome.recorder.resubmitted(self.backlog.rewind());
         }
         while let Some(response) = self.session.take_response(now) {
@@ -84,10 +85,8 @@ impl Stream {
                     return;
                 }
             }
-            if self.unserved {
-                self.unserved = false;
+            if std::mem::take(&mut self.unserved) {
                 self.session.leave(now);
-                return;
             }
         }
     }
@@ -114,14 +113,14 @@ impl Stream {
         let Ok(index) = usize::try_from(reply.tag) else { return false };
         if says_later(reply.code) && self.backlog.put_off(index, now + RETRY_AFTER, self.retries) {
             outcome.recorder.retried();
-            self.unserved |= reply.code == Code::Unavailable && self.backlog.put_offs(index) >= PATIENCE;
+            self.unserved |= reply.code == Code::Unavailable && self.backlog.put_offs(index) > PUT_OFFS;
             return true;
         }
         if !self.backlog.answered(index) {
             return false;
         }
         if !says_later(reply.code) {
-            self.session.served();
+            self.session.served(now);
         }
         let intended = outcome.recorder.schedule().intended(self.script.number(index));
         match reply.code {

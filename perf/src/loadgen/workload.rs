@@ -62,7 +62,8 @@ pub struct Workload {
     pub routing: Routing,
     /// What all random choices follow from.
     pub seed: [u8; 32],
-    /// How often a refusal that says "later" is tried again, 100 ms after it.
+    /// How often a refusal that says "later" is tried again, 100 ms after it. Below six, a validator that takes no
+    /// transactions is not left.
     pub retries: u8,
     /// Silence, with answers due, after which a connection counts as lost.
     pub stall_timeout: Duration,
