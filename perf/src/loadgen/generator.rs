@@ -41,7 +41,7 @@ const SLICE: Duration = Duration::from_micros(100);
 /// How long a validator may take to answer the questions of the preparation.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How much longer than another validator it may take.
+/// How long, after an answer, the next one is waited for.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// A load, signed and ready.
@@ -83,7 +83,7 @@ fn ask_sequences(senders: &[u32], workload: &Workload, target: &Target) -> Resul
     Ok(sequences)
 }
 
-/// What the validators tell of the accounts: all that answer within [`GRACE`] of the first.
+/// What the validators tell of the accounts: all that answer before there is a pause of [`GRACE`].
 fn ask_all(
     validators: &[SocketAddr],
     accounts: &[Address],
