@@ -45,21 +45,15 @@ pub enum IndexError {
         /// Why.
         reason: String,
     },
-    /// The system does not let it be read or written.
+    /// The system does not let it be read or written, or its disk is full.
     #[error(
-        "the block index {path} can't be opened: {error}; mend that, or set enabled = false under [index]"
+        "the block index {path} can't be opened: {error}; mend that and start again, or set enabled = false under [index]"
     )]
     Disk {
         /// The file.
         path: PathBuf,
         /// What the system says.
         error: io::Error,
-    },
-    /// Its disk is full.
-    #[error("there is no space left on the disk of the block index {path}: free some, and start again")]
-    Full {
-        /// The file.
-        path: PathBuf,
     },
     /// Another program's layout.
     #[error(
@@ -140,18 +134,20 @@ impl Store {
     pub(super) fn with_runs(path: &Path, run: usize) -> Result<(Store, Ends), IndexError> {
         let damaged =
             |error: &dyn fmt::Display| IndexError::Open { path: path.into(), reason: error.to_string() };
-        let new = path.metadata().map_or(true, |file| file.len() == 0);
+        let new = match path.metadata() {
+            Ok(file) => file.len() == 0,
+            Err(error) => error.kind() == ErrorKind::NotFound,
+        };
         Store::opened(path, run).map_err(|error| match error {
             IndexError::Store(redb::Error::Io(error)) => match error.kind() {
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                ErrorKind::InvalidData | ErrorKind::UnexpectedEof => damaged(&error),
+                _ => {
                     if new {
                         // Else what is there of it would be taken for a damaged one.
                         let _ = std::fs::remove_file(path);
                     }
-                    IndexError::Full { path: path.into() }
+                    IndexError::Disk { path: path.into(), error }
                 }
-                ErrorKind::InvalidData | ErrorKind::UnexpectedEof => damaged(&error),
-                _ => IndexError::Disk { path: path.into(), error },
             },
             IndexError::Store(_) | IndexError::Value(_) => damaged(&error),
             other => other,

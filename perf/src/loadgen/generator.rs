@@ -71,8 +71,7 @@ pub fn prepare(
 /// The last used sequence of each sender, by account: the highest that any validator tells, since one of them may be behind.
 fn ask_sequences(senders: &[u32], workload: &Workload, target: &Target) -> Result<Vec<u64>, LoadError> {
     let index = |sender: u32| usize::try_from(sender).expect("an index");
-    let addresses: Vec<_> =
-        senders.iter().map(|&sender| workload.accounts[index(sender)].address()).collect();
+    let addresses = senders.iter().map(|&sender| workload.accounts[index(sender)].address()).collect();
     let told = ask_all(&target.submission, &addresses)?;
     let mut sequences = vec![0; workload.accounts.len()];
     for (place, &sender) in senders.iter().enumerate() {
@@ -86,12 +85,11 @@ fn ask_sequences(senders: &[u32], workload: &Workload, target: &Target) -> Resul
 /// What the validators tell of the accounts: all that answer before there is a pause of [`GRACE`].
 fn ask_all(
     validators: &[SocketAddr],
-    accounts: &[Address],
+    accounts: &Arc<[Address]>,
 ) -> Result<Vec<Vec<Option<AccountState>>>, ClientError> {
     let (answer, answers) = mpsc::channel();
-    let accounts: Arc<[Address]> = accounts.into();
     for &validator in validators {
-        let (answer, accounts) = (answer.clone(), Arc::clone(&accounts));
+        let (answer, accounts) = (answer.clone(), Arc::clone(accounts));
         thread::spawn(move || {
             let ask = || Client::connect(validator, ASK_TIMEOUT)?.accounts(&accounts);
             // Nobody may wait any more.

@@ -182,9 +182,10 @@ impl Session {
     }
 
     /// For the caller: the validator answers that it does not take transactions. The next one is tried, if there is one, and
-    /// if this one had [`PATIENCE`] to find its feet.
+    /// if this one had [`PATIENCE`] to find its feet. Once it is left, what else it had answered leaves it no further.
     pub fn leave(&mut self, now: u64) {
-        if self.validators.len() > 1 && now.saturating_sub(self.since) >= PATIENCE {
+        let is_there = matches!(self.state, State::Open { .. });
+        if is_there && self.validators.len() > 1 && now.saturating_sub(self.since) >= PATIENCE {
             self.fail_over(now);
         }
     }

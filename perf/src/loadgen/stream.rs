@@ -37,14 +37,12 @@ pub struct Stream {
     /// How many are due.
     due: usize,
     retries: u8,
-    /// The validator has said, not for the first time, that it does not take a transaction.
-    unserved: bool,
 }
 
 impl Stream {
     /// A stream that has sent nothing.
     pub fn new(script: Script, session: Session, retries: u8) -> Stream {
-        Stream { backlog: Backlog::new(script.len()), script, session, due: 0, retries, unserved: false }
+        Stream { backlog: Backlog::new(script.len()), script, session, due: 0, retries }
     }
 
     /// What to poll for.
@@ -71,7 +69,6 @@ impl Stream {
     pub fn ready(&mut self, role: Role, events: PollFlags, now: u64, outcome: &mut Outcome<'_>) {
         self.session.ready(role, events, now);
         if self.session.take_fresh() {
-            self.unserved = false;
             outcome.recorder.resubmitted(self.backlog.rewind());
         }
         while let Some(response) = self.session.take_response(now) {
@@ -84,9 +81,6 @@ impl Stream {
                     self.session.lose(now);
                     return;
                 }
-            }
-            if std::mem::take(&mut self.unserved) {
-                self.session.leave(now);
             }
         }
     }
@@ -113,7 +107,9 @@ impl Stream {
         let Ok(index) = usize::try_from(reply.tag) else { return false };
         if says_later(reply.code) && self.backlog.put_off(index, now + RETRY_AFTER, self.retries) {
             outcome.recorder.retried();
-            self.unserved |= reply.code == Code::Unavailable && self.backlog.put_offs(index) > PUT_OFFS;
+            if reply.code == Code::Unavailable && self.backlog.put_offs(index) > PUT_OFFS {
+                self.session.leave(now);
+            }
             return true;
         }
         if !self.backlog.answered(index) {
